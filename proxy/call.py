@@ -1,0 +1,224 @@
+"""The values that travel through a request: who calls, what is asked, what it used, how it ended.
+
+A Call is the one mutable value of the house: it is filled on its way in (edge, then the policies' `prepare`) and is not changed
+after `upstream.open`. Everything else here is frozen.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+UsageSource = Literal["reported", "counted", "estimated"]
+Ending = Literal["completed", "refused", "upstream_error", "upstream_broken", "client_gone", "timed_out", "drained"]
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who pays. `user` is the trusted user header's value, or the key's id where there is none."""
+
+    key: str
+    user: str
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Surface:
+    """One metered path of the API.
+
+    name: short word for logs and labels; path: canonical path below the root, `*` for one trailing segment.
+    caps: body fields that cap the output, the one to inject last; least_cap: smallest value the API accepts for a cap.
+    default_cap: what the API applies when no cap is sent, or None for the model's own maximum.
+    fanout: body fields that multiply the output. Source: facts on the OpenAI API, sections 1, 2, 4, 5.
+    """
+
+    name: str
+    path: str
+    methods: tuple[str, ...] = ("POST",)
+    caps: tuple[str, ...] = ()
+    least_cap: int = 1
+    default_cap: int | None = None
+    fanout: tuple[str, ...] = ()
+    streams: bool = False
+    has_output: bool = False
+    metered: bool = True
+    model_required: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one call by class. Totals include their subsets, as on the wire.
+
+    input_tokens ⊇ cached_tokens + cache_write_tokens + audio_input_tokens;
+    output_tokens ⊇ reasoning_tokens, audio_output_tokens. All ≥ 0.
+    """
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
+    audio_input_tokens: int = 0
+    audio_output_tokens: int = 0
+    reasoning_tokens: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        return self.input_tokens + self.output_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """US price of one model, in nanodollars per million tokens of each class (5.00 USD per million = 5_000_000_000)."""
+
+    input: int
+    output: int
+    cached_input: int
+    cache_write: int
+    audio_input: int
+    audio_output: int
+
+    def cost_nanousd(self, usage: Usage) -> int:
+        """Integer nanodollars, rounded up once over the disjoint classes."""
+        audio_in = min(usage.audio_input_tokens, usage.input_tokens)
+        cached = min(usage.cached_tokens, usage.input_tokens - audio_in)
+        written = min(usage.cache_write_tokens, usage.input_tokens - audio_in - cached)
+        audio_out = min(usage.audio_output_tokens, usage.output_tokens)
+        total = (
+            (usage.input_tokens - audio_in - cached - written) * self.input
+            + cached * self.cached_input
+            + written * self.cache_write
+            + audio_in * self.audio_input
+            + (usage.output_tokens - audio_out) * self.output
+            + audio_out * self.audio_output
+        )
+        return -(-total // 1_000_000)
+
+    def worst_nanousd(self, *, input_tokens: int, output_tokens: int) -> int:
+        """The most that so many tokens can cost, whatever their class."""
+        dearest_in = max(self.input, self.cached_input, self.cache_write, self.audio_input)
+        total = input_tokens * dearest_in + output_tokens * max(self.output, self.audio_output)
+        return -(-total // 1_000_000)
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Deadlines of a call, in seconds. The strictest of the upstream's and every matching policy's holds."""
+
+    connect: float = 5.0
+    first_byte: float = 60.0
+    first_token: float = 120.0
+    idle: float = 60.0
+    total: float = 900.0
+    write_stall: float = 30.0
+
+    def strictest(self, other: Mapping[str, float | None]) -> "Timeouts":
+        """These, each lowered to `other`'s where that is shorter."""
+        lower = {n: v for n, v in other.items() if v is not None and v < getattr(self, n)}
+        return replace(self, **lower) if lower else self
+
+
+@dataclass(frozen=True, slots=True)
+class Clamp:
+    """One cap that a policy lowered or added. before: None when the client sent none."""
+
+    field: str
+    before: int | None
+    after: int
+
+
+@dataclass(slots=True)
+class Call:
+    """One request through us.
+
+    path: canonical, without query; query: raw, without `?`. body: as received, b"" for none.
+    fields: the parsed JSON body, read-only, or None where the path is passed as bytes.
+    asked_caps: each cap field the client sent with a number. cap: output tokens of one choice after shaping, None = no bound known.
+    choices: how many answers the upstream generates and bills (n, best_of, prompts). input_bound: tokens the input can be at most.
+    edits: top-level body fields to set before the body is sent; empty = the body is passed on byte for byte.
+    price: of `model`, filled after shaping; None for a surface that costs nothing.
+    """
+
+    id: str
+    method: str
+    path: str
+    query: str
+    surface: Surface
+    principal: Principal
+    body: bytes = b""
+    fields: Mapping[str, Any] | None = None
+    model_asked: str | None = None
+    model: str | None = None
+    stream: bool = False
+    asked_caps: dict[str, int] = field(default_factory=dict)
+    cap: int | None = None
+    choices: int = 1
+    input_bound: int = 0
+    input_exact: bool = False
+    edits: dict[str, Any] = field(default_factory=dict)
+    clamps: dict[str, Clamp] = field(default_factory=dict)
+    timeouts: Timeouts = Timeouts()
+    price: Price | None = None
+
+    @property
+    def asked_cap(self) -> int | None:
+        """The largest cap the client named, before any policy; None when it named none."""
+        return max(self.asked_caps.values()) if self.asked_caps else None
+
+    @property
+    def held_tokens(self) -> int:
+        """The most tokens this call can use: input bound plus every choice up to its cap."""
+        return self.input_bound + self.choices * (self.cap or 0)
+
+    @property
+    def held_nanousd(self) -> int:
+        """The most this call can cost."""
+        if self.price is None:
+            return 0
+        return self.price.worst_nanousd(input_tokens=self.input_bound, output_tokens=self.choices * (self.cap or 0))
+
+    def limit_output(self, cap: int) -> None:
+        """Lower every output cap to `cap`, and add one where the client sent none. Any order of calls ends at the smallest."""
+        if not self.surface.caps:
+            return
+        cap = max(cap, self.surface.least_cap)
+        if not self.asked_caps and self.surface.default_cap is not None:
+            cap = min(cap, self.surface.default_cap)
+        asked_caps: Mapping[str, int | None] = self.asked_caps or {self.surface.caps[-1]: None}
+        for name, asked in asked_caps.items():
+            now = self.edits.get(name, asked)
+            if now is None or now > cap:
+                self.edits[name] = cap
+                self.clamps[name] = Clamp(name, asked, cap)
+        self.cap = cap if self.cap is None else min(self.cap, cap)
+
+    def rename_model(self, model: str) -> None:
+        """Send `model` upstream instead of the one asked."""
+        self.model = model
+        self.edits["model"] = model
+
+    def scratch(self) -> "Call":
+        """A copy that a shadowed policy may shape without the call noticing."""
+        return replace(self, asked_caps=dict(self.asked_caps), edits=dict(self.edits), clamps=dict(self.clamps))
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a call ended, once. Times are milliseconds since the head was read; None = that stage was never reached.
+
+    status: what the client saw, 0 when nothing was sent. error: the code, None for a completed call.
+    refused_by: (policy, clause). usage_source: None when the upstream was never asked to do anything.
+    """
+
+    ending: Ending
+    status: int
+    usage: Usage
+    usage_source: UsageSource | None
+    cost_nanousd: int
+    model_served: str | None
+    upstream: str | None
+    error: str | None
+    refused_by: tuple[str, str] | None
+    admit_ms: float | None
+    first_byte_ms: float | None
+    first_token_ms: float | None
+    total_ms: float
+    upstream_request_id: str | None = None

@@ -1,0 +1,81 @@
+"""What a store of limits and money promises, whatever it is built on.
+
+One call reserves once, atomically, all charges or none, and settles once. The rule a reader could break: between `reserve` and
+`settle` nothing may be lost, so whoever reserves writes the try/finally on the next line.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from proxy.policy.contract import Balance, Charge, Unit
+
+
+@dataclass(frozen=True, slots=True)
+class Denial:
+    """Why a reservation was not made: the charge that must wait longest.
+
+    retry_after_s: seconds until the same call could pass; None when it never can (it asks for more than the whole limit).
+    """
+
+    charge: Charge
+    balance: Balance
+    retry_after_s: float | None
+
+
+class Reservation(Protocol):
+    """What one call holds. balances: after the hold, in the order of the charges. shadowed: charges that would have refused."""
+
+    @property
+    def balances(self) -> tuple[Balance, ...]: ...
+
+    @property
+    def shadowed(self) -> tuple[Denial, ...]: ...
+
+    async def settle(self, used: Mapping[Unit, int]) -> tuple[Balance, ...]:
+        """Replace every hold by what was used, by unit; slots are given back whatever `used` says. Balances as in `balances`.
+
+        A unit that `used` does not name keeps what was held. A second call changes nothing and returns the same.
+        Completes even if its caller is cancelled: a store that waits shields itself. Errors: StateUnavailable.
+        """
+
+
+class StateStore(Protocol):
+    async def reserve(self, charges: Sequence[Charge]) -> Reservation | Denial:
+        """Hold all charges or none. A charge that is not enforced is counted and never denies. Errors: StateUnavailable."""
+
+    def peek(self, charge: Charge) -> Balance:
+        """Where a counter stands, without touching it (metrics, headers)."""
+
+    async def close(self) -> None:
+        """Make durable what is durable and let go of files."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One page to one sink. id: the notice's dedup, a slash and the sink's name; two with the same id are one.
+
+    body: JSON bytes of the notice's facts (no content of any call). due_s: epoch seconds of the next try; attempts made so far.
+    """
+
+    id: str
+    sink: str
+    body: bytes
+    due_s: float
+    attempts: int = 0
+
+
+class Outbox(Protocol):
+    """Pages to deliver, kept until a sink took them."""
+
+    async def put(self, deliveries: Sequence[Delivery]) -> int:
+        """Queue those whose id was never queued before; how many that were."""
+
+    async def due(self, now_s: float, *, most: int = 32) -> tuple[Delivery, ...]:
+        """Undelivered ones whose time has come, oldest first."""
+
+    async def retry(self, id: str, *, due_s: float) -> None:
+        """Count a failed attempt and set the next."""
+
+    async def done(self, id: str) -> None:
+        """The sink took it, or will never take it. Its id stays known, so that the same page is not queued twice."""

@@ -1,0 +1,60 @@
+"""What stands between the pipeline and a model server. The client behind it may be exchanged; nothing above imports its library.
+
+The rule a reader could break: an Answer is closed on every way out. Closing one that is not at its end closes its connection,
+which is how an upstream learns that nobody wants the rest.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What to send. target: absolute path and query as sent on the wire, below the upstream's base URL.
+
+    headers: complete but for framing and Host, which the client writes. body: whole bytes, or chunks of a known or unknown length.
+    """
+
+    method: str
+    target: str
+    headers: Sequence[tuple[str, str]]
+    body: bytes | AsyncIterator[bytes]
+    connect_timeout_s: float
+
+
+class Answer(Protocol):
+    """A response whose head has come.
+
+    headers: names in lower case; a repeated name keeps its values in order under one key, joined by ", ".
+    """
+
+    @property
+    def status(self) -> int: ...
+
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+
+    async def read(self) -> bytes:
+        """The next bytes of the body as they came off the socket, b"" at its true end.
+
+        Errors: UpstreamError("upstream_broken") when the body was cut short. Awaiting the next read is the backpressure.
+        Cancellation leaves nothing behind: close() still works.
+        """
+
+    def close(self) -> None:
+        """Let go: the connection is kept if the body was read to its end, and closed if not. Any number of times."""
+
+
+class Upstream(Protocol):
+    @property
+    def name(self) -> str: ...
+
+    async def open(self, ask: Ask) -> Answer:
+        """Send the call and wait for the head of its answer.
+
+        Errors: UpstreamError with `sent=False` while no byte of the call was written (refused, unresolved, TLS, connect deadline);
+        UpstreamError("upstream_broken") after that. May be cancelled at any point; the connection is then closed.
+        """
+
+    async def close(self) -> None: ...
