@@ -132,7 +132,7 @@ def option(doc: str, **kwargs: Any) -> Any:
 class Clause:
     """One kind of policy. Its dataclass fields are the YAML fields, each declared with `option`.
 
-    Source of a field's YAML type: `proxy.policy.values`. `policy` is the name of the policy it stands in and is set by the compiler.
+    Source of a field's YAML type: `proxy.policy.values`. `policy` is the name of the policy it stands in; the compiler sets it.
     """
 
     clause: ClassVar[str]
