@@ -4,9 +4,12 @@ A Call is the one mutable value of the house: it is filled on its way in (edge, 
 after `upstream.open`. Everything else here is frozen.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
+
+_OPENAI_MODEL = re.compile(r"(?:openai/)?(?:gpt-(?!oss)|chatgpt-|o\d|ft:|codex-|computer-use)")
 
 UsageSource = Literal["reported", "counted", "estimated"]
 Ending = Literal["completed", "refused", "upstream_error", "upstream_broken", "client_gone", "timed_out", "drained"]
@@ -42,6 +45,11 @@ class Surface:
     has_output: bool = False
     metered: bool = True
     model_required: bool = True
+
+
+# Before it is known who calls, and what.
+NOBODY = Principal(key="", user="")
+UNROUTED = Surface(name="unrouted", path="", methods=(), metered=False, model_required=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +124,10 @@ class Timeouts:
         return replace(self, **lower) if lower else self
 
 
+# What a call starts with, for policies to lower; the upstream's own deadlines come to it when one is chosen.
+UNBOUNDED = Timeouts(**{name: float("inf") for name in Timeouts.__dataclass_fields__})
+
+
 @dataclass(frozen=True, slots=True)
 class Clamp:
     """One cap that a policy lowered or added. before: None when the client sent none."""
@@ -124,12 +136,17 @@ class Clamp:
     before: int | None
     after: int
 
+    def __str__(self) -> str:
+        """As in the header `tollhouse-clamped` and in the log: `max_tokens=8000->1024`, `max_tokens=none->1024`."""
+        return f"{self.field}={'none' if self.before is None else self.before}->{self.after}"
+
 
 @dataclass(slots=True)
 class Call:
     """One request through us.
 
-    path: canonical, without query; query: raw, without `?`. body: as received, b"" for none.
+    It begins with nothing but its id, and admission fills it in. path: canonical, without query; query: raw, without `?`.
+    body: as received, b"" for none.
     fields: the parsed JSON body, read-only, or None where the path is passed as bytes.
     asked_caps: each cap field the client sent with a number. cap: output tokens of one choice after shaping, None = no bound known.
     choices: how many answers the upstream generates and bills (n, best_of, prompts). input_bound: tokens the input can be at most.
@@ -139,10 +156,10 @@ class Call:
 
     id: str
     method: str
-    path: str
-    query: str
-    surface: Surface
-    principal: Principal
+    path: str = ""
+    query: str = ""
+    surface: Surface = UNROUTED
+    principal: Principal = NOBODY
     body: bytes = b""
     fields: Mapping[str, Any] | None = None
     model_asked: str | None = None
@@ -152,10 +169,9 @@ class Call:
     cap: int | None = None
     choices: int = 1
     input_bound: int = 0
-    input_exact: bool = False
     edits: dict[str, Any] = field(default_factory=dict)
     clamps: dict[str, Clamp] = field(default_factory=dict)
-    timeouts: Timeouts = Timeouts()
+    timeouts: Timeouts = UNBOUNDED
     price: Price | None = None
 
     @property
@@ -182,7 +198,7 @@ class Call:
         cap = max(cap, self.surface.least_cap)
         if not self.asked_caps and self.surface.default_cap is not None:
             cap = min(cap, self.surface.default_cap)
-        asked_caps: Mapping[str, int | None] = self.asked_caps or {self.surface.caps[-1]: None}
+        asked_caps: Mapping[str, int | None] = self.asked_caps or {self.added_cap: None}
         for name, asked in asked_caps.items():
             now = self.edits.get(name, asked)
             if now is None or now > cap:
@@ -190,10 +206,25 @@ class Call:
                 self.clamps[name] = Clamp(name, asked, cap)
         self.cap = cap if self.cap is None else min(self.cap, cap)
 
+    @property
+    def added_cap(self) -> str:
+        """The cap field to add for a client that sent none.
+
+        OpenAI's newer models refuse `max_tokens`, and several self-hosted servers know nothing else.
+        """
+        caps = self.surface.caps
+        return caps[-1] if _OPENAI_MODEL.match(self.model or "") else caps[0]
+
     def rename_model(self, model: str) -> None:
         """Send `model` upstream instead of the one asked."""
+        added = None if self.asked_caps or not self.surface.caps else self.added_cap
         self.model = model
         self.edits["model"] = model
+        if added in self.edits and added != self.added_cap:
+            cap = self.edits.pop(added)
+            self.clamps.pop(added)
+            self.edits[self.added_cap] = cap
+            self.clamps[self.added_cap] = Clamp(self.added_cap, None, cap)
 
     def scratch(self) -> "Call":
         """A copy that a shadowed policy may shape without the call noticing."""

@@ -76,7 +76,8 @@ class ProxyError(Exception):
     code: a key of CODES, or an upstream's own word when its 4xx is relayed; message: one sentence for the client.
     retry_after_s: seconds, ≥ 0, or None for no hint; should_retry: x-should-retry, None leaves it out.
     policy, clause: which policy decided, for refusals. detail: for the log only.
-    status, type: override CODES, for errors that an upstream worded.
+    status, type: override CODES, for errors that an upstream worded; headers: hints of its own that pass on.
+    close: the connection cannot be used again.
     """
 
     source: ClassVar[Source] = "internal"
@@ -94,6 +95,7 @@ class ProxyError(Exception):
         detail: str | None = None,
         status: int | None = None,
         type: str | None = None,
+        headers: tuple[tuple[str, str], ...] = (),
         close: bool = False,
     ) -> None:
         super().__init__(code)
@@ -108,6 +110,7 @@ class ProxyError(Exception):
         self.policy = policy
         self.clause = clause
         self.detail = detail
+        self.headers = headers
         self.close = close
 
     def __repr__(self) -> str:

@@ -139,6 +139,14 @@ class Clause:
     stage: ClassVar[Stage]
     policy: str
 
+    def sends(self, model: str) -> str:
+        """The model that goes upstream where the client asks for `model`. Policies match by both names."""
+        return model
+
+    def body_limit(self) -> int | None:
+        """The most bytes of body that pass, where that can be said before the body is read; None = any."""
+        return None
+
     def prepare(self, call: Call) -> None:
         """Shape the call: lower a bound or rename, so that any order of clauses gives the same call. Never refuses."""
 

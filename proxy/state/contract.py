@@ -4,11 +4,11 @@ One call reserves once, atomically, all charges or none, and settles once. The r
 `settle` nothing may be lost, so whoever reserves writes the try/finally on the next line.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from proxy.policy.contract import Balance, Charge, Unit
+from proxy.policy.contract import Balance, Charge, Limit, Unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,9 @@ class StateStore(Protocol):
     def peek(self, charge: Charge) -> Balance:
         """Where a counter stands, without touching it (metrics, headers)."""
 
+    def quotas(self, *, most: int = 1000) -> Iterator[tuple[Limit, str, int, int, tuple[int, int]]]:
+        """The quotas in use, at most so many: (limit, subject, spent, held, window), without touching them (metrics)."""
+
     async def close(self) -> None:
         """Make durable what is durable and let go of files."""
 
@@ -71,8 +74,8 @@ class Outbox(Protocol):
     async def put(self, deliveries: Sequence[Delivery]) -> int:
         """Queue those whose id was never queued before; how many that were."""
 
-    async def due(self, now_s: float, *, most: int = 32) -> tuple[Delivery, ...]:
-        """Undelivered ones whose time has come, oldest first."""
+    async def due(self, now_s: float, *, most: int = 32, skip: Collection[str] = ()) -> tuple[Delivery, ...]:
+        """Undelivered ones whose time has come, oldest first, but for those to the sinks in `skip`: they have enough on hand."""
 
     async def retry(self, id: str, *, due_s: float) -> None:
         """Count a failed attempt and set the next."""

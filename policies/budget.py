@@ -1,0 +1,63 @@
+"""How much money may be spent in a calendar window, and who is told on the way there."""
+
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, Literal
+
+from proxy.call import Call
+from proxy.policy.contract import Balance, Charge, Clause, Limit, Notice, Quota, Stage, Unit, option, subjects
+from proxy.policy.values import By, Name, Percent, Usd, Window, Wrong, Zone, check_by, words
+
+WhenSpent = Annotated[Literal["alarm", "reject"], words("alarm", "reject")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget(Clause):
+    """Money in a calendar window: alarms on the way, and a stop at the end if it is to be one."""
+
+    clause: ClassVar[str] = "budget"
+    stage: ClassVar[Stage] = Stage.SPEND
+
+    usd: Usd = option("US dollars for each window")
+    per: Window = option("minute, hour, day, week (from Monday) or month")
+    by: By = option("who shares one budget: user, key, tag, model, everyone, or a list of these (everyone)", default=("everyone",))
+    timezone: Zone = option("IANA time zone in which the window turns (UTC)", default="UTC")
+    alarm_at: tuple[Percent, ...] = option("percentages of the budget that raise an alarm ([50, 80, 100])", default=(50, 80, 100))
+    page: tuple[Name, ...] = option("names under `pages` that are told; left out: the log only", default=())
+    when_spent: WhenSpent = option("alarm lets calls pass, reject refuses what could exceed the budget (alarm)", default="alarm")
+    _limit: Limit = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        check_by(self.by)
+        if not self.alarm_at and self.when_spent == "alarm":
+            raise Wrong("without a percentage this budget neither alarms nor rejects", field="alarm_at")
+        if not self.alarm_at and self.page:
+            raise Wrong("nobody is ever told: alarm_at is empty", field="page")
+        limit = Limit(self.policy, self.clause, Unit.NANOUSD, Quota(self.usd, self.per, self.timezone), error="budget_exceeded")
+        object.__setattr__(self, "_limit", limit)  # once, not for every call: the value is frozen from here on
+
+    def charges(self, call: Call) -> tuple[Charge, ...]:
+        # A call that can cost nothing is not held up by a budget that others have spent.
+        if call.price is None or not call.price.worst_nanousd(input_tokens=1, output_tokens=1):
+            return ()
+        held = call.held_nanousd
+        enforced = self.when_spent == "reject"
+        return tuple(Charge(self._limit, subject, held, enforced=enforced) for subject in subjects(call, self.by))
+
+    def settled(self, balance: Balance) -> tuple[Notice, ...]:
+        if balance.window is None:
+            return ()
+        window, charge = balance.window, balance.charge
+        return tuple(
+            Notice(
+                policy=self.policy,
+                subject=charge.subject,
+                threshold=threshold,
+                spent_nanousd=balance.spent,
+                limit_nanousd=self.usd,
+                window=window,
+                to=self.page,
+                refuses=charge.enforced,
+            )
+            for threshold in self.alarm_at
+            if balance.spent * 100 >= self.usd * threshold
+        )

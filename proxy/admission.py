@@ -1,0 +1,173 @@
+"""Into the toll road: who calls, what is asked, what every policy makes of it, and the hold. Nothing here touches an upstream.
+
+    identify ─ read ─ shape ─ price ─ check ─ reserve
+
+The rule a reader could break: a body is read only after its caller is known, and nothing is held before every check has passed.
+"""
+
+from dataclasses import dataclass
+
+from proxy.allowance import denial_message
+from proxy.call import Call, Surface
+from proxy.clock import Clock
+from proxy.counting import count_input
+from proxy.deadlines import Watch
+from proxy.errors import InvalidCall, NotAdmitted, Refusal
+from proxy.policy.contract import Charge, Unit
+from proxy.policy.policyset import Plan, PolicySet
+from proxy.state.contract import Denial, StateStore
+from proxy.tokens import Tokenizer
+from proxy.trip import Arrival, Observer, Trip
+from proxy.wire import body
+from proxy.wire.headers import presented_key, refuse_ambiguous
+from proxy.wire.inputs import inputs
+from proxy.wire.surfaces import PASSTHROUGH, ROOT, canonical, surface_of
+
+# What a model reads at most, when a call hides input from us and the price table does not know the model.
+MOST_CONTEXT = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """body_s: how long a client may take to send a body; pseudonym: our name in `Via`, by which a loop is known."""
+
+    store: StateStore
+    tokenizer: Tokenizer
+    clock: Clock
+    observer: Observer
+    body_s: float
+    pseudonym: str
+
+    async def admit(self, trip: Trip, arrival: Arrival, watch: Watch) -> None:
+        """The call as every policy wants it. Errors: InvalidCall, NotAdmitted, Refusal; nothing is held yet."""
+        headers = arrival.headers
+        refuse_ambiguous(headers.items())
+        call = trip.call
+        call.path, call.query = canonical(arrival.target)
+        call.principal = trip.set.identify(
+            presented=presented_key(headers.get("authorization"), headers.get("api-key")),
+            header=headers.get,
+            loopback=arrival.loopback,
+            now_s=self.clock.wall_s(),
+        )
+        call.surface = _surface(trip.set, call.path, arrival.method)
+        if "upgrade" in headers:
+            raise InvalidCall("upgrade_not_supported", "Connections cannot be upgraded here.", close=True)
+        if self.pseudonym in headers.get("via", ""):
+            raise InvalidCall("bad_request", "The call came back to the proxy that sent it: an upstream points at this proxy.")
+        if call.surface.metered:
+            await self._read(trip.set, call, arrival, watch)
+        plan = trip.plan = trip.set.plan(call.principal, call.path, call.model)
+        self._shape(call, plan)
+        if call.fields is not None:
+            trip.inputs = inputs(call.surface.name, call.fields)
+            _price(trip, call)
+            body.ask_for_usage(call)
+
+    async def _read(self, policies: PolicySet, call: Call, arrival: Arrival, watch: Watch) -> None:
+        """The body of a metered call: bounded, JSON, and sane in every field that costs money."""
+        kind = arrival.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind != "application/json" or arrival.headers.get("content-encoding", "identity") != "identity":
+            raise InvalidCall("unsupported_media_type", "Send the body as 'content-type: application/json', without an encoding.")
+        most, policy = policies.body_limit(call.principal, call.path)
+        watch.expect("body_read", self.body_s)
+        received = await arrival.read(most)
+        watch.expect_nothing()
+        if received is None:
+            whose = f"Policy '{policy}' accepts" if policy else "The proxy accepts"
+            raise InvalidCall("request_too_large", f"{whose} bodies of up to {most} bytes.", close=True)
+        call.body = received
+        call.fields = body.parse(received)
+        body.check(call.surface, call.fields)
+        body.shape(call)
+        call.input_bound = len(received)  # a byte-level tokenizer never makes more tokens than there are bytes
+
+    def _shape(self, call: Call, plan: Plan) -> None:
+        """Every policy's say: all rewrites, then all refusals of what came of them."""
+        for clause in plan.prepare:
+            clause.prepare(call)
+        for clause in plan.shadow_prepare:
+            clause.prepare(call.scratch())
+        for clause in plan.check:
+            clause.check(call)
+        for clause in plan.shadow_check:
+            try:
+                clause.check(call)
+            except Refusal:
+                self.observer.would_refuse(clause.policy, clause.clause)
+
+    async def reserve(self, trip: Trip) -> None:
+        """Hold every charge, or refuse. Where only the byte bound stands in the way, the tokenizer is asked before saying no."""
+        call, plan = trip.call, trip.plan
+        assert plan is not None
+        held = await self.store.reserve(_charges(call, plan))
+        if isinstance(held, Denial) and held.charge.limit.unit in (Unit.TOKENS, Unit.NANOUSD) and call.fields is not None:
+            counted = await count_input(call, trip.inputs, self.tokenizer)
+            likely = counted.tokens + counted.tokens // 32 + 16  # framing is not published to the token, so a little on top
+            if counted.exact and likely < call.input_bound:
+                call.input_bound = likely
+                held = await self.store.reserve(_charges(call, plan))
+        if isinstance(held, Denial):
+            trip.balances = (held.balance,)
+            raise _refusal(held)
+        for denial in held.shadowed:
+            self.observer.would_refuse(denial.charge.limit.policy, denial.charge.limit.clause)
+        trip.reservation = held
+        trip.balances = held.balances
+
+
+def _surface(policies: PolicySet, path: str, method: str) -> Surface:
+    """The surface of a canonical path, metered or let pass. Errors: InvalidCall, NotAdmitted."""
+    surface = surface_of(path)
+    if surface is not None and method in surface.methods:
+        return surface
+    if policies.is_unmetered(path):
+        if method in PASSTHROUGH.methods:
+            return PASSTHROUGH
+        raise InvalidCall("method_not_allowed", "This method is not accepted here.")
+    if surface is not None:
+        raise InvalidCall("method_not_allowed", f"This path accepts {', '.join(surface.methods)}.")
+    if not path.startswith(ROOT + "/"):
+        raise InvalidCall("not_found", f"There is no such path; the API is below {ROOT}.")
+    raise NotAdmitted("path_not_metered", "This path has no meter. The operator can let it pass by listing it under 'unmetered'.")
+
+
+def _price(trip: Trip, call: Call) -> None:
+    """What the call's model costs, and how much input it may have that its body does not show. Errors: Refusal."""
+    policies = trip.set
+    call.price = policies.prices.find(call.model) if call.model is not None else None
+    if call.price is None and call.model is not None and policies.deny_unpriced:
+        raise Refusal(
+            "model_not_priced",
+            "The model has no price, and the policy file denies such models. The operator can set one under 'prices'.",
+            param="model",
+            policy="prices",
+            clause="unknown",
+        )
+    if trip.inputs.hidden:
+        known = policies.prices.context(call.model) if call.model is not None else None
+        call.input_bound = max(call.input_bound, known or MOST_CONTEXT)
+
+
+def _charges(call: Call, plan: Plan) -> list[Charge]:
+    """What every policy wants held; a shadowed one's is counted and never refuses."""
+    return [
+        Charge(c.limit, c.subject, c.amount, enforced=False) if shadow else c
+        for clause, shadow in plan.charges
+        for c in clause.charges(call)
+    ]
+
+
+def _refusal(denial: Denial) -> Refusal:
+    """The 429 of a denied charge: it says when to come back, or that coming back is no use before the window turns."""
+    limit = denial.charge.limit
+    money = limit.unit is Unit.NANOUSD
+    retry_after_s = 1.0 if limit.unit is Unit.SLOTS else denial.retry_after_s
+    return Refusal(
+        limit.error,
+        denial_message(denial),
+        retry_after_s=retry_after_s,
+        should_retry=False if money or retry_after_s is None else None,
+        policy=limit.policy,
+        clause=limit.clause,
+    )

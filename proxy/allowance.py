@@ -1,0 +1,90 @@
+"""What a client is told of its limits: OpenAI's x-ratelimit fields, the draft RateLimit fields, and the words of a refusal.
+
+Source: facts on the OpenAI API, section 8 (Go-style durations), and draft-ietf-httpapi-ratelimit-headers.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from math import ceil
+
+from proxy.policy.contract import Balance, Quota, Rate, Unit
+from proxy.state.contract import Denial
+
+_OPENAI = {Unit.REQUESTS: "requests", Unit.TOKENS: "tokens"}
+_PER = {1: "second", 60: "minute", 3600: "hour", 86400: "day"}
+
+
+def allowance_headers(balances: Sequence[Balance]) -> dict[str, str]:
+    """Headers for the tightest limit of requests and of tokens. Limits of money and slots say nothing in advance."""
+    tightest: dict[Unit, Balance] = {}
+    for balance in balances:
+        unit = balance.charge.limit.unit
+        if unit in _OPENAI and balance.charge.enforced:
+            known = tightest.get(unit)
+            if known is None or balance.remaining * known.charge.limit.amount < known.remaining * balance.charge.limit.amount:
+                tightest[unit] = balance
+    headers: dict[str, str] = {}
+    for unit, balance in tightest.items():
+        word = _OPENAI[unit]
+        headers[f"x-ratelimit-limit-{word}"] = str(balance.charge.limit.amount)
+        headers[f"x-ratelimit-remaining-{word}"] = str(balance.remaining)
+        headers[f"x-ratelimit-reset-{word}"] = go_duration(balance.reset_s)
+    requests = tightest.get(Unit.REQUESTS)
+    if requests is not None and isinstance(requests.charge.limit.rule, Rate):
+        limit, rule = requests.charge.limit, requests.charge.limit.rule
+        headers["ratelimit-policy"] = f'"{limit.policy}";q={rule.amount};w={rule.per_s}'
+        more_s = min(requests.reset_s, rule.per_s / rule.amount)  # until one more call may pass, as `retry-after` says it
+        headers["ratelimit"] = f'"{limit.policy}";r={requests.remaining};t={ceil(more_s)}'
+    return headers
+
+
+def go_duration(seconds: float) -> str:
+    """`6m0s`, `1.5s`, `120ms`: how OpenAI writes a reset. seconds: ≥ 0."""
+    if seconds < 1:
+        return f"{ceil(seconds * 1000)}ms"
+    whole = ceil(seconds)
+    hours, rest = divmod(whole, 3600)
+    minutes, left = divmod(rest, 60)
+    if hours:
+        return f"{hours}h{minutes}m{left}s"
+    return f"{minutes}m{left}s" if minutes else f"{left}s"
+
+
+def usd(nanousd: int) -> str:
+    """Dollars as exact decimal text, without trailing zeros."""
+    whole, part = divmod(nanousd, 1_000_000_000)
+    return f"{whole}.{part:09d}".rstrip("0").rstrip(".") if part else str(whole)
+
+
+def denial_message(denial: Denial) -> str:
+    """One sentence that names the policy, the limit and when to come back."""
+    limit = denial.charge.limit
+    when = "" if denial.retry_after_s is None else f" Try again in {max(1, ceil(denial.retry_after_s))} s."
+    if limit.unit is Unit.SLOTS:
+        return f"Policy '{limit.policy}' allows {limit.amount} calls at once; wait for one to finish."
+    if limit.unit is Unit.NANOUSD:
+        return _budget_message(denial)
+    rule = limit.rule
+    per = f" per {_PER.get(rule.per_s, f'{rule.per_s} s')}" if isinstance(rule, Rate) else ""
+    allowed = rule.amount if isinstance(rule, Rate) else limit.amount
+    if limit.unit is Unit.REQUESTS:
+        return f"Policy '{limit.policy}' allows {allowed} requests{per}.{when}"
+    if denial.retry_after_s is None:
+        return (
+            f"Policy '{limit.policy}' allows {allowed} tokens{per} and {limit.amount} at once; this call may use up to "
+            f"{denial.charge.amount}. Send a shorter input or a lower output cap."
+        )
+    return f"Policy '{limit.policy}' allows {allowed} tokens{per}; this call may use up to {denial.charge.amount}.{when}"
+
+
+def _budget_message(denial: Denial) -> str:
+    limit, balance = denial.charge.limit, denial.balance
+    rule = limit.rule
+    per = f" per {rule.period}" if isinstance(rule, Quota) else ""
+    turns = f" The window turns at {_utc(balance.window[1])}." if balance.window is not None else ""
+    left = f"{usd(balance.remaining)} USD are left, and this call may cost up to {usd(denial.charge.amount)} USD."
+    return f"The budget of policy '{limit.policy}' is {usd(limit.amount)} USD{per}; {left}{turns}"
+
+
+def _utc(epoch_s: int) -> str:
+    return datetime.fromtimestamp(epoch_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

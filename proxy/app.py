@@ -1,0 +1,300 @@
+"""Where the parts meet. `App.start` builds everything from the settings, `App.serve` waits for the signal and drains.
+
+Nobody imports this but the commands, and it is the only place that knows all the parts. It sees `policies.KINDS` only as an argument.
+"""
+
+import asyncio
+import contextlib
+import gc
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import uvloop
+
+from proxy import __version__
+from proxy.accounts import Accounts
+from proxy.admin import Admin
+from proxy.admission import Admission
+from proxy.clock import SystemClock
+from proxy.courier import Courier
+from proxy.deadlines import Sweep
+from proxy.dispatch import Dispatch
+from proxy.edge import Edge
+from proxy.errors import StateUnavailable
+from proxy.pager import Pager
+from proxy.pipeline import DRAIN, Pipeline
+from proxy.policy.contract import Clause
+from proxy.policy.document import PolicyFileError
+from proxy.policy.lints import lints
+from proxy.policy.policyset import PolicySet, UpstreamConfig
+from proxy.policy.shelf import Loaded, Shelf
+from proxy.pretend import Pretend
+from proxy.settings import Settings
+from proxy.settlement import Settlement
+from proxy.sinks import sinks_of
+from proxy.state.sqlite import SqliteStore
+from proxy.telemetry.faults import install, loop_handler, report
+from proxy.telemetry.logs import Log
+from proxy.telemetry.metrics import Metrics
+from proxy.tokens import Tokenizer
+from proxy.upstream.client import HttpUpstream
+from proxy.wire.surfaces import PASSTHROUGH, SURFACES
+
+LOOK_S = 1.0  # how often the policy file and the secrets it names are looked at
+LAG_S = 0.5
+_LAST_WORDS_S = 2.0  # for the last event of streams whose grace is over
+_DEFAULT = Path(__file__).parent.parent / "policies" / "default.yaml"
+
+
+class App:
+    """One running proxy."""
+
+    def __init__(self, settings: Settings, *, shelf: Shelf, log: Log, store: SqliteStore, pretend: Pretend | None) -> None:
+        loop = asyncio.get_running_loop()
+        self.data_address = self.admin_address = ("", 0)
+        self._background: list[asyncio.Task[None]] = []
+        self.settings = settings
+        self.shelf = shelf
+        self.log = log
+        self.store = store
+        self.pretend = pretend
+        self.clock = SystemClock()
+        self.metrics = Metrics(
+            version=__version__, clock=self.clock, surfaces=dict.fromkeys(s.name for s in (*SURFACES, PASSTHROUGH))
+        )
+        self.tokenizer = Tokenizer(on_fault=lambda said: log.event("tokens.unavailable", level="error", where=said))
+        self.sweep = Sweep(loop)
+        self.upstreams: dict[tuple[str, str], HttpUpstream] = {}
+        self.courier = Courier(self.clock)
+        self.pager = Pager(
+            store,
+            clock=self.clock,
+            send=self.courier.post,
+            log=log,
+            count=lambda kind, result: self.metrics.pages.child(kind, result).inc(),
+            random=os.urandom,
+        )
+        accounts = Accounts(log=log, metrics=self.metrics)
+        pseudonym = f"tollhouse-{os.urandom(4).hex()}"
+        self.settlement = Settlement(tokenizer=self.tokenizer, notify=self.pager.notify)
+        self.pipeline = Pipeline(
+            policies=lambda: shelf.current,
+            admission=Admission(
+                store=store,
+                tokenizer=self.tokenizer,
+                clock=self.clock,
+                observer=accounts,
+                body_s=settings.body_s,
+                pseudonym=pseudonym,
+            ),
+            dispatch=Dispatch(upstream=self._upstream, pseudonym=pseudonym),
+            settlement=self.settlement,
+            sweep=self.sweep,
+            clock=self.clock,
+            random=os.urandom,
+            observer=accounts,
+        )
+        self.edge = Edge(self.pipeline)
+        self.admin = Admin(
+            ready=lambda: not self.pipeline.draining,
+            render=self.metrics.render,
+            policies=lambda: shelf.current,
+            token=settings.admin_token,
+        )
+        self.metrics.before_render(self._collect)
+
+    def __repr__(self) -> str:
+        return f"<App {self.data_address} {self.pipeline!r} {self.shelf!r}>"
+
+    @classmethod
+    async def start(cls, settings: Settings, *, kinds: tuple[type[Clause], ...], log: Log, pretend: bool = False) -> "App":
+        """Build it and open both ports. Errors: PolicyFileError, StateUnavailable, OSError; nothing is left running then."""
+        async with contextlib.AsyncExitStack() as undo:
+            model = None
+            given = UpstreamConfig(base_url=settings.upstream_url, api_key=settings.openai_key) if settings.upstream_url else None
+            if pretend:
+                model = Pretend()
+                given = UpstreamConfig(base_url=await model.start())
+                undo.push_async_callback(model.stop)
+                log.event("pretend.serving", listen=given.base_url)
+            shelf = Shelf(kinds=kinds, env=settings.env, upstream=given)
+            shelf.load(settings.policy or _DEFAULT)
+            store = await SqliteStore.open(settings.state_dir, SystemClock())
+            undo.push_async_callback(store.close)
+            app = cls(settings, shelf=shelf, log=log, store=store, pretend=model)
+            undo.push_async_callback(app._stop)
+            app._activated(None)
+            app.data_address = await app.edge.listen(*settings.listen)
+            app.admin_address = await app.admin.listen(*settings.admin_listen)
+            app._background = [
+                asyncio.create_task(app._watch_policies(), name="policies"),
+                asyncio.create_task(app._watch_loop(), name="loop"),
+                asyncio.create_task(app.pager.run(), name="pager"),
+            ]
+            undo.pop_all()
+        # What lives now lives on: the collector need not look at it again, and what a call leaves behind is freed by counting.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 100)
+        log.event(
+            "server.ready",
+            version=__version__,
+            listen=_shown(app.data_address),
+            admin_listen=_shown(app.admin_address),
+            policy_version=shelf.current.version,
+        )
+        return app
+
+    async def serve(self) -> None:
+        """Until SIGTERM or SIGINT, then drain. A second signal does not wait for running calls."""
+        loop = asyncio.get_running_loop()
+        asked, pressed = asyncio.Event(), asyncio.Event()
+
+        def stop() -> None:
+            (pressed if asked.is_set() else asked).set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop)
+        await asked.wait()
+        await self.drain(pressed)
+
+    async def drain(self, pressed: asyncio.Event) -> None:
+        """No new calls; running ones finish within the grace, then end honestly; everything is settled. pressed: wait no longer."""
+        self.pipeline.draining = True
+        self.log.event("server.draining", running=self.pipeline.inflight, grace_s=self.settings.drain_s)
+        self.edge.stop_accepting()
+        waiting = {asyncio.ensure_future(self.pipeline.idle()), asyncio.ensure_future(pressed.wait())}
+        await asyncio.wait(waiting, timeout=self.settings.drain_s, return_when=asyncio.FIRST_COMPLETED)
+        self.sweep.expire_all(DRAIN)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_WORDS_S):
+                await self.pipeline.idle()
+        for task in waiting:
+            task.cancel()
+        await self._stop()
+        await self.store.close()
+        if self.pretend is not None:
+            await self.pretend.stop()
+        self.log.event("server.stopped")
+
+    async def _stop(self) -> None:
+        await self.edge.close()
+        await self.settlement.finish()
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        await self.pager.close()
+        await self.courier.close()
+        await self.admin.close()
+        self.sweep.close()
+        await self.tokenizer.close()
+        for upstream in self.upstreams.values():
+            await upstream.close()
+
+    def _upstream(self, name: str, config: UpstreamConfig) -> HttpUpstream:
+        """The client for an upstream; one for each name and address, kept, since calls may still use one that a reload dropped."""
+        known = self.upstreams.get((name, config.base_url))
+        if known is None:
+            known = self.upstreams[name, config.base_url] = HttpUpstream(name, base_url=config.base_url)
+        return known
+
+    # ── policies ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _watch_policies(self) -> None:
+        """Look at the file for as long as the process lives. A file that is wrong is reported, and changes nothing."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            try:
+                if not await asyncio.to_thread(self.shelf.changed):
+                    continue
+                before = self.shelf.current
+                result = await asyncio.to_thread(self.shelf.reload)
+            except Exception as error:  # a last line of defence: the set in force stays, and the next look comes
+                report(self.log, error, where="policy watch")
+                continue
+            if isinstance(result, Loaded):
+                self._activated(before)
+            else:
+                self.metrics.policy_rejected()
+                mistakes = [str(mistake) for mistake in result.mistakes]
+                self.log.event(
+                    "policy.rejected",
+                    level="error",
+                    mistakes=len(mistakes),
+                    mistake_lines=mistakes,
+                    policy_version=self.shelf.current.version,
+                )
+
+    def _activated(self, before: PolicySet | None) -> None:
+        now = self.shelf.current
+        self.pager.configure(sinks_of(now.pages))
+        self.metrics.policy_activated(
+            version=now.version,
+            models=(*now.prices.listed, *now.prices.own),
+            keys=[key.id for key in now.keys.keys],
+            clauses=[(p.name, c.clause, "shadow" if p.shadow else "enforce") for p in now.policies for c in p.clauses],
+        )
+        self.log.event(
+            "policy.activated",
+            policy_version=now.version,
+            previous_version=before.version if before is not None else None,
+            price_version=now.prices.version,
+            file=str(self.settings.policy or "default.yaml"),
+        )
+        if found := [str(lint) for lint in lints(now)]:
+            self.log.event("policy.linted", level="warning", lint_lines=found, policy_version=now.version)
+
+    # ── what is measured now and then ────────────────────────────────────────────────────────────────────────────────
+
+    async def _watch_loop(self) -> None:
+        """How late the loop wakes this; and slow heads are closed."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + LAG_S
+            await asyncio.sleep(LAG_S)
+            self.metrics.loop_lag_seconds.observe(max(0.0, loop.time() - due))
+            self.edge.close_slow(header_s=self.settings.header_s)
+
+    def _collect(self) -> None:
+        self.metrics.inflight_calls.set(self.pipeline.inflight)
+        self.metrics.log_dropped.value = self.log.dropped
+        self.metrics.state_failures.value = self.store.failures
+
+
+def run_app(settings: Settings, *, kinds: tuple[type[Clause], ...], pretend: bool, on_ready: Callable[[App], None]) -> int:
+    """Serve until a signal. Returns the process's exit code; mistakes of the operator go to standard error, in words."""
+    log = Log(sys.stdout.fileno(), clock=SystemClock(), level=settings.log_level, format=settings.log_format)
+    undo = install(log)
+    try:
+        return uvloop.run(_serve(settings, kinds=kinds, log=log, pretend=pretend, on_ready=on_ready))
+    finally:
+        undo()
+        log.close()
+
+
+async def _serve(
+    settings: Settings, *, kinds: tuple[type[Clause], ...], log: Log, pretend: bool, on_ready: Callable[[App], None]
+) -> int:
+    asyncio.get_running_loop().set_exception_handler(loop_handler(log))
+    try:
+        app = await App.start(settings, kinds=kinds, log=log, pretend=pretend)
+    except PolicyFileError as error:
+        print(*error.mistakes, sep="\n", file=sys.stderr)
+        return 2
+    except StateUnavailable as error:
+        print(f"tollhouse: {error.message}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"tollhouse: cannot listen: {error.strerror}; choose other ports with --listen and --admin-listen", file=sys.stderr)
+        return 2
+    on_ready(app)
+    await app.serve()
+    return 0
+
+
+def _shown(address: tuple[str, int]) -> str:
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,13 @@
+"""How many tokens a call's input is, when bytes or the upstream do not say."""
+
+from proxy.call import Call
+from proxy.tokens import Count, Tokenizer
+from proxy.wire.inputs import Inputs
+
+
+async def count_input(call: Call, found: Inputs, tokenizer: Tokenizer) -> Count:
+    """Tokens of the input that was found in the body. Input that the body only points at counts at its bound, and is not exact."""
+    if found.hidden:
+        return Count(call.input_bound, exact=False)
+    counted = await tokenizer.count(found.texts, model=call.model or "")
+    return Count(counted.tokens + found.tokens, exact=counted.exact)

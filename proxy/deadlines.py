@@ -1,0 +1,107 @@
+"""Deadlines of calls: one sweep for all of them, and a cancellation that says which deadline it was.
+
+A Watch belongs to the task that runs a call. Setting a deadline is an assignment; nothing is scheduled per call or per event.
+The rule a reader could break: a CancelledError is turned into `upstream_timeout` only where `watch.expired` is set, everywhere else
+it is a client that left and passes on.
+"""
+
+import asyncio
+
+TICK_S = 0.05
+
+
+class Watch:
+    """One call's next deadline. stage: the word for the log and the error; at: loop time, or inf for none; total_at: never moves."""
+
+    __slots__ = ("_loop", "_task", "at", "expired", "stage", "total_at")
+
+    def __init__(self, task: "asyncio.Task[object]", loop: asyncio.AbstractEventLoop) -> None:
+        self._task = task
+        self._loop = loop
+        self.stage = ""
+        self.at = float("inf")
+        self.total_at = float("inf")
+        self.expired: str | None = None
+
+    def __repr__(self) -> str:
+        return f"<Watch stage={self.stage!r} expired={self.expired!r}>"
+
+    def expect(self, stage: str, seconds: float) -> None:
+        """From now on `stage` may take so long."""
+        self.stage = stage
+        self.at = self._loop.time() + seconds
+
+    def expect_at(self, stage: str, at: float) -> None:
+        """From now on `stage` may take until `at`, loop time: goes on with a deadline that began earlier."""
+        self.stage = stage
+        self.at = at
+
+    def expect_nothing(self) -> None:
+        """No stage is running; only the total still counts."""
+        self.at = float("inf")
+
+    def bound_total(self, seconds: float) -> None:
+        """The whole call may take so long from now."""
+        self.total_at = self._loop.time() + seconds
+
+    def expire_if_due(self, now: float) -> None:
+        """Cancel the task if its time is over. Called by the sweep."""
+        if now >= min(self.at, self.total_at):
+            self.expire(self.stage if self.at <= self.total_at else "total")
+
+    def expire(self, stage: str) -> None:
+        """Cancel the task, once."""
+        if self.expired is None:
+            self.expired = stage
+            self._task.cancel()
+
+    def absorb(self) -> bool:
+        """Whether the CancelledError just caught is this watch's own and the only one; if so the task goes on as if uncancelled."""
+        return self.expired is not None and self._task.uncancel() == 0
+
+    def rearm(self, stage: str, seconds: float) -> None:
+        """After an absorbed expiry: one more stage, such as sending the error, with a deadline of its own."""
+        self.expired = None
+        self.total_at = float("inf")
+        self.expect(stage, seconds)
+
+
+class Sweep:
+    """Looks at every watch a few times a second. An idle sweep costs nothing: its timer runs only while there are watches."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._watches: set[Watch] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __repr__(self) -> str:
+        return f"<Sweep watches={len(self._watches)}>"
+
+    def watch(self) -> Watch:
+        """A watch over the current task. `forget` it on every way out."""
+        task = asyncio.current_task(self._loop)
+        assert task is not None
+        watch = Watch(task, self._loop)
+        self._watches.add(watch)
+        if self._timer is None:
+            self._timer = self._loop.call_later(TICK_S, self._tick)
+        return watch
+
+    def forget(self, watch: Watch) -> None:
+        self._watches.discard(watch)
+
+    def expire_all(self, stage: str) -> None:
+        """End every call that is watched, now: its deadline is called `stage`."""
+        for watch in tuple(self._watches):
+            watch.expire(stage)
+
+    def _tick(self) -> None:
+        now = self._loop.time()
+        for watch in tuple(self._watches):
+            watch.expire_if_due(now)
+        self._timer = self._loop.call_later(TICK_S, self._tick) if self._watches else None
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

@@ -1,0 +1,250 @@
+"""The data port: aiohttp's low-level server, with nothing of its own in the answers. The only place where errors are rendered.
+
+The rule a reader could break: after the head is sent there is no second head. `HttpSink` knows; so errors go through `Edge.fail` and
+are never returned as a new response.
+"""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Mapping
+from ipaddress import ip_address
+from typing import Any
+
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+from multidict import CIMultiDictProxy
+
+from proxy.errors import InvalidCall, ProxyError
+from proxy.pipeline import Pipeline, response_headers
+from proxy.relay import Sink
+from proxy.trip import Trip
+from proxy.wire.failure import public_body, stream_event
+
+KEEPALIVE_S = 75.0
+BACKLOG = 4096  # a burst that overflows the backlog waits for SYN retries of seconds
+_READ_BUFFER_BYTES = 64 << 10
+_NAME = "tollhouse"
+_SSE = "text/event-stream"
+
+
+class HttpArrival:
+    """A request of aiohttp as the pipeline sees it."""
+
+    __slots__ = ("_request", "headers", "loopback", "method", "target")
+
+    def __init__(self, request: web.BaseRequest, *, loopback: bool) -> None:
+        self._request = request
+        self.method: str = request.method
+        self.target: str = request.raw_path
+        self.headers: CIMultiDictProxy[str] = request.headers
+        self.loopback = loopback
+
+    async def read(self, most_bytes: int) -> bytes | None:
+        await self._invite()
+        told = self._request.content_length
+        if told is not None and told > most_bytes:
+            return None
+        body = bytearray()
+        while chunk := await self._request.content.readany():
+            body += chunk
+            if len(body) > most_bytes:
+                return None
+        return bytes(body)
+
+    async def _invite(self) -> None:
+        """Answer `Expect: 100-continue`, now that the caller is known. Source: RFC 9110, section 10.1.1."""
+        if self.headers.get("expect", "").lower() == "100-continue":
+            await self._request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._request.writer.output_size = 0  # an interim head does not count as the head
+
+    async def chunks(self, most_bytes: int) -> AsyncIterator[bytes]:
+        await self._invite()
+        passed = 0
+        while chunk := await self._request.content.readany():
+            passed += len(chunk)
+            if passed > most_bytes:
+                raise InvalidCall("request_too_large", f"Bodies of up to {most_bytes} bytes are accepted here.", close=True)
+            yield chunk
+
+
+class HttpSink:
+    """A response of aiohttp as a Sink. Writing waits while the client reads slowly."""
+
+    __slots__ = ("_request", "response")
+
+    def __init__(self, request: web.BaseRequest) -> None:
+        self._request = request
+        self.response: web.StreamResponse | None = None
+
+    def __repr__(self) -> str:
+        return f"<HttpSink head_sent={self.head_sent}>"
+
+    @property
+    def head_sent(self) -> bool:
+        return self.response is not None
+
+    async def start(self, status: int, headers: Mapping[str, str]) -> None:
+        self.response = web.StreamResponse(status=status, headers={**headers, "server": _NAME})
+        if headers.get("content-type", "").startswith(_SSE):
+            self.response.headers["cache-control"] = "no-cache"
+            self.response.headers["x-accel-buffering"] = "no"
+        await self.response.prepare(self._request)
+
+    async def write(self, chunk: bytes) -> None:
+        assert self.response is not None
+        await self.response.write(chunk)
+
+    async def end(self) -> None:
+        assert self.response is not None
+        await self.response.write_eof()
+
+    async def whole(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        self.response = response = web.Response(status=status, headers={**headers, "server": _NAME}, body=body)
+        await response.prepare(self._request)
+        await response.write_eof()
+
+    def abort(self) -> None:
+        transport = self._request.transport
+        if transport is not None:
+            transport.abort()
+
+
+class Edge:
+    """Serves the data port."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+        self._server: asyncio.Server | None = None
+        self._web: _Server | None = None
+
+    def __repr__(self) -> str:
+        return f"<Edge listening={self._server is not None} inflight={self._pipeline.inflight}>"
+
+    async def listen(self, host: str, port: int) -> tuple[str, int]:
+        """Accept connections. Returns where, which tells the port that 0 picked. Errors: OSError when the address is taken."""
+        self._web = _Server(self._answer)
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(self._web, host, port, backlog=BACKLOG, reuse_address=True)
+        name = self._server.sockets[0].getsockname()
+        return name[0], name[1]
+
+    def stop_accepting(self) -> None:
+        """No new connections, and idle ones are closed. Running calls go on."""
+        if self._server is not None:
+            self._server.close()
+        if self._web is not None:
+            self._web.pre_shutdown()
+
+    async def close(self) -> None:
+        """End what is left: handlers still running are cancelled, which settles their calls as those of clients that left."""
+        self.stop_accepting()
+        if self._web is not None:
+            await self._web.shutdown(1.0)
+
+    def close_slow(self, *, header_s: float) -> None:
+        """Close connections that have been sending one head for longer than `header_s` seconds."""
+        late = asyncio.get_running_loop().time() - header_s
+        for connection in self._web.connections if self._web is not None else ():
+            if isinstance(connection, _Connection) and connection.head_since is not None and connection.head_since < late:
+                connection.force_close()
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        sink = HttpSink(request)
+        arrival = HttpArrival(request, loopback=is_loopback(request.transport))
+
+        async def fail(trip: Trip, error: ProxyError) -> None:
+            await self.fail(trip, error, sink, request)
+
+        await self._pipeline.run(arrival, sink, fail)
+        assert sink.response is not None or request.transport is None or request.transport.is_closing(), "every call is answered"
+        return sink.response if sink.response is not None else web.Response(status=408)
+
+    async def fail(self, trip: Trip, error: ProxyError, sink: Sink, request: web.BaseRequest) -> None:
+        """Tell the client: as JSON while no head was sent, as a last event within a stream of events, else by breaking the connection."""
+        if not sink.head_sent:
+            trip.status = error.status
+            headers = {**response_headers(trip), **_hints(error), "content-type": "application/json"}
+            if trip.upstream_request_id is not None:
+                headers["x-upstream-request-id"] = trip.upstream_request_id
+            if error.close:
+                headers["connection"] = "close"
+            await sink.whole(error.status, headers, public_body(error))
+            return
+        surface = trip.call.surface.name
+        if trip.meter is None or not trip.meter.streams or surface == "unmetered" or error.code == "client_stalled":
+            sink.abort()
+            return
+        await sink.write(stream_event(surface, error, sequence=trip.meter.sequence + 1))
+        await sink.end()
+
+
+def _hints(error: ProxyError) -> dict[str, str]:
+    """When to come back: whole seconds for everyone, milliseconds and a plain yes or no for the official SDKs."""
+    hints = dict(error.headers)
+    if error.retry_after_s is not None:
+        millis = max(1, round(error.retry_after_s * 1000))
+        hints["retry-after"] = str(-(-millis // 1000))
+        hints["retry-after-ms"] = str(millis)
+    if error.should_retry is not None:
+        hints["x-should-retry"] = "true" if error.should_retry else "false"
+    return hints
+
+
+def is_loopback(transport: asyncio.BaseTransport | None) -> bool:
+    """Whether the peer is this machine (in a pod: any of its containers)."""
+    if transport is None:
+        return False
+    peer = transport.get_extra_info("peername")
+    if not isinstance(peer, tuple):
+        sock = transport.get_extra_info("socket")
+        return sock is not None and sock.family == socket.AF_UNIX
+    host = peer[0]
+    return bool(host == "127.0.0.1" or ip_address(host.partition("%")[0]).is_loopback)
+
+
+class _Connection(RequestHandler):
+    """aiohttp's connection, with error pages of ours (its own quote what the client sent) and a deadline for the head (it has none).
+
+    head_since: loop time at which the head that is being read began, None between heads.
+    """
+
+    head_since: float | None = None
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self._messages or self._request_in_progress:
+            self.head_since = None
+        elif self.head_since is None:
+            self.head_since = self._loop.time()
+
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        if exc is not None and request.writer.output_size > 0:
+            raise ConnectionError("the head was sent") from exc
+        code = "bad_request" if status < 500 else "internal_error"
+        text = "The HTTP request is malformed." if status < 500 else "The proxy failed."
+        error = ProxyError(code, text)
+        response = web.Response(
+            status=error.status, headers={"content-type": "application/json", "server": _NAME}, body=public_body(error)
+        )
+        response.force_close()
+        return response
+
+
+class _Server(web.Server):
+    """aiohttp's low-level server, making our connections."""
+
+    def __init__(self, handler: Any) -> None:
+        super().__init__(handler, handler_cancellation=True)
+
+    def __call__(self) -> RequestHandler:
+        return _Connection(
+            self,
+            loop=asyncio.get_running_loop(),
+            keepalive_timeout=KEEPALIVE_S,
+            access_log=None,  # type: ignore[arg-type]  # None is how it is turned off
+            auto_decompress=False,
+            read_bufsize=_READ_BUFFER_BYTES,
+            lingering_time=2.0,
+        )

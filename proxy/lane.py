@@ -1,0 +1,238 @@
+"""One sink as it is served: one page at a time, at the sink's pace, and a rest after every failure.
+
+    due ─► try ─┬─ 2xx ──────────────────────────────► done
+                ├─ 429, 408, 425, 5xx, no answer ────► rest, due again later; a day after the crossing: given up
+                └─ 3xx, other 4xx ───────────────────► given up
+
+Two clocks run after a failure. The page waits longer with each of its own attempts, and the lane rests longer with each failure in
+a row, whichever page it was: a dead sink with a thousand pages waiting sees one attempt a rest, and a page that its sink always
+chokes on holds nobody else up for long.
+
+A page that a sink took just before a crash, before that was written down, is sent again under the same id: receivers of webhooks,
+PagerDuty and Alertmanager tell it by that, Slack cannot. The rule a reader could break: what has ended is never sent again by this
+process, even when the outbox could not be told.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from aiolimiter import AsyncLimiter
+
+from proxy.clock import Clock
+from proxy.errors import StateUnavailable
+from proxy.page import Page
+from proxy.sinks import Kind, Sink, render
+from proxy.state.contract import Delivery, Outbox
+from proxy.telemetry.faults import exception_types, stack_of
+from proxy.telemetry.logs import Level
+
+# Backoff: 5 s, 10 s, 20 s … 10 min, each cut by up to half at random, so that replicas do not come back together.
+FIRST_RETRY_S = 5.0
+MOST_RETRY_S = 600.0
+# A sink may ask for more patience than that, within reason.
+MOST_RETRY_AFTER_S = 3600.0
+GIVE_UP_S = 86_400.0  # where the schedule ends that Standard Webhooks gives as its example
+
+# Pages a second. Slack takes about one message a second for each channel, PagerDuty 120 events a minute for each key; for the
+# receivers without a documented limit it is a bound on how hard a thousand users over their budgets can hit them.
+PACES: Mapping[Kind, float] = {"log": 100, "webhook": 10, "slack": 1, "pagerduty": 2, "alertmanager": 10}
+
+# 4xx answers that are about the moment and not about the request.
+_TRY_AGAIN = frozenset((408, 425, 429))
+
+# (url, headers, body) → (status, seconds of its Retry-After or None). Errors: Unreachable.
+Send = Callable[[str, Mapping[str, str], bytes], Awaitable[tuple[int, float | None]]]
+
+
+class Unreachable(Exception):
+    """The sink did not answer: no address, no connection, TLS, a timeout, or not HTTP. Its cause says which."""
+
+
+class NotConfigured(Unreachable):
+    """No sink has this name now. It may be back before the page is given up."""
+
+
+class EventLog(Protocol):
+    def event(self, name: str, /, *, level: Level = "info", **fields: Any) -> None:
+        """Log one event. Never waits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What all lanes share.
+
+    count: called for each attempt with the sink's kind and `delivered`, `failed` (to be tried again) or `given_up`.
+    random: so many random bytes, for the jitter. finished: ids of pages that have ended and of which the outbox may not know.
+    """
+
+    outbox: Outbox
+    clock: Clock
+    send: Send
+    log: EventLog
+    count: Callable[[str, str], None]
+    random: Callable[[int], bytes]
+    finished: set[str]
+
+    def backoff_s(self, failures: int) -> float:
+        """Seconds to wait after so many failures in a row, failures ≥ 1."""
+        fraction = int.from_bytes(self.random(4)) / 2**32
+        return min(MOST_RETRY_S, FIRST_RETRY_S * 2.0 ** min(failures - 1, 16)) * (1 - fraction / 2)
+
+    def report(self, error: Exception) -> None:
+        """Log what is not a sink's failure: the outbox's, or a defect."""
+        exception = exception_types(error)
+        if isinstance(error, StateUnavailable | TimeoutError):
+            self.log.event("state.failed", level="error", operation="outbox", exception=exception)
+        else:
+            self.log.event("fault.caught", level="error", where="pager", exception=exception, stack=stack_of(error.__traceback__))
+
+
+class Lane:
+    """Tries pages at one sink. sink: None stands for a name that is not configured, or no longer."""
+
+    def __init__(self, sink: Sink | None, *, means: Means) -> None:
+        self.sink = sink
+        self.kind: str = sink.kind if sink is not None else "none"
+        self._means = means
+        self._pace = AsyncLimiter(PACES[sink.kind] if sink is not None else 10, 1)
+        self._failures = 0  # in a row
+        self._rests_until_ns = 0
+
+    def __repr__(self) -> str:
+        name = self.sink.name if self.sink is not None else None
+        return f"<Lane {name!r} {self.kind} {'resting' if self.resting else 'open'} failures={self._failures}>"
+
+    @property
+    def resting(self) -> bool:
+        return self._rests_until_ns > self._means.clock.monotonic_ns()
+
+    async def deliver(self, batch: Iterable[Delivery], *, stop: Callable[[], bool]) -> None:
+        """Try one page after the other, until the sink needs a rest or `stop` says so; what was not tried stays due. Never fails."""
+        for delivery in batch:
+            try:
+                if self.resting:
+                    await self._drop_stale(delivery)
+                    continue
+                await self._pace.acquire()
+                if stop():
+                    return
+                await self._try(delivery)
+            except Exception as error:  # a last line of defence: the page stays in the outbox
+                self._means.report(error)
+                self._rest()
+
+    async def _try(self, delivery: Delivery) -> None:
+        """One attempt and what follows from it. Errors: StateUnavailable."""
+        if delivery.id in self._means.finished:
+            await self._finish(delivery)
+            return
+        try:
+            page = Page.read(delivery.body)
+        except ValueError as error:
+            await self._give_up(delivery, error=error)
+            return
+        try:
+            status, retry_after_s = await self._hand_over(page)
+        except Unreachable as error:
+            await self._put_off(delivery, page, error=error)
+            return
+        if status >= 500 or status in _TRY_AGAIN:
+            await self._put_off(delivery, page, status=status, retry_after_s=retry_after_s)
+            return
+        self._failures = 0
+        if 200 <= status < 300:
+            await self._delivered(delivery, status)
+        else:  # also a redirect: following it would take the page where the policy file does not say
+            await self._give_up(delivery, status=status)
+
+    async def _hand_over(self, page: Page) -> tuple[int, float | None]:
+        """The sink's status and Retry-After. Errors: Unreachable."""
+        means, sink = self._means, self.sink
+        if sink is None:
+            raise NotConfigured
+        if sink.kind == "log":
+            means.log.event("budget.crossed", level="warning", **_crossing(page))
+            return 200, None
+        post = render(sink, page, now_s=means.clock.wall_s())
+        return await means.send(post.url, post.headers, post.body)
+
+    async def _delivered(self, delivery: Delivery, status: int) -> None:
+        if self.kind != "log":  # there the event is the page
+            self._means.log.event("page.delivered", status=status, **self._facts(delivery))
+        self._means.count(self.kind, "delivered")
+        await self._finish(delivery)
+
+    async def _put_off(
+        self,
+        delivery: Delivery,
+        page: Page,
+        *,
+        status: int | None = None,
+        retry_after_s: float | None = None,
+        error: Exception | None = None,
+    ) -> None:
+        """Try again later, or never when that would be too late."""
+        means = self._means
+        rest_s = self._rest(least_s=min(retry_after_s or 0.0, MOST_RETRY_AFTER_S))
+        due_s = means.clock.wall_s() + max(rest_s, means.backoff_s(delivery.attempts + 1))
+        if due_s > page.crossed_s + GIVE_UP_S:
+            await self._give_up(delivery, status=status, error=error)
+            return
+        self._tell_failed(delivery, "warning", status=status, error=error, due_s=due_s)
+        means.count(self.kind, "failed")
+        await means.outbox.retry(delivery.id, due_s=due_s)
+
+    async def _drop_stale(self, delivery: Delivery) -> None:
+        """Give up a page that is too old while its sink is down, or pages would pile up there at one attempt a rest."""
+        if Page.read(delivery.body).crossed_s + GIVE_UP_S < self._means.clock.wall_s():
+            await self._give_up(delivery)
+
+    async def _give_up(self, delivery: Delivery, *, status: int | None = None, error: Exception | None = None) -> None:
+        if delivery.id not in self._means.finished:
+            self._tell_failed(delivery, "error", status=status, error=error)
+            self._means.count(self.kind, "given_up")
+        await self._finish(delivery)
+
+    async def _finish(self, delivery: Delivery) -> None:
+        finished = self._means.finished
+        finished.add(delivery.id)
+        await self._means.outbox.done(delivery.id)
+        finished.discard(delivery.id)
+
+    def _rest(self, *, least_s: float = 0.0) -> float:
+        """Leave the sink alone after a failure. Returns for how many seconds."""
+        self._failures += 1
+        rest_s = max(least_s, self._means.backoff_s(self._failures))
+        self._rests_until_ns = self._means.clock.monotonic_ns() + round(rest_s * 1e9)
+        return rest_s
+
+    def _tell_failed(
+        self,
+        delivery: Delivery,
+        level: Level,
+        *,
+        status: int | None,
+        error: Exception | None,
+        due_s: float | None = None,
+    ) -> None:
+        exception = exception_types(error) if error is not None else None
+        self._means.log.event("page.failed", level=level, status=status, exception=exception, due_s=due_s, **self._facts(delivery))
+
+    def _facts(self, delivery: Delivery) -> dict[str, Any]:
+        return {"page": delivery.id, "sink": delivery.sink, "kind": self.kind, "attempts": delivery.attempts + 1}
+
+
+def _crossing(page: Page) -> dict[str, Any]:
+    start_s, end_s = page.window
+    return {
+        "page": page.id,
+        "policy": page.policy,
+        "subject": page.subject,
+        "threshold": page.threshold,
+        "spent_nanousd": page.spent_nanousd,
+        "limit_nanousd": page.limit_nanousd,
+        "window_start_s": start_s,
+        "window_end_s": end_s,
+        "refuses": page.refuses,
+    }

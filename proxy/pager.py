@@ -1,0 +1,170 @@
+"""Takes notices from the hot path and sees to it that every sink hears of each once, whatever happens in between.
+
+    notify ─► queue (memory, bounded) ─► Outbox (durable, one row for each page and sink) ─► one lane a sink ─► send
+
+What the queue loses in a crash comes again: a policy raises its notices at every settled call over the threshold, and the outbox
+knows which it has had. Each lane has one task and its own share of the outbox; a dead or slow sink is skipped, not waited for.
+
+When a window turns nobody is told yet: that page would be a second type beside `Page`, with an id of its own, in the same outbox.
+The rule a reader could break: `notify` is called while a client waits, so it never awaits and never writes.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from itertools import islice
+
+from proxy.clock import Clock
+from proxy.lane import EventLog, Lane, Means, Send
+from proxy.page import Page
+from proxy.policy.contract import Notice
+from proxy.sinks import Sink
+from proxy.state.contract import Delivery, Outbox
+
+# How often the outbox is looked at when nothing happened: retries are late by at most this.
+POLL_S = 5.0
+# Between two tries to reach an outbox that fails. Shorter than for a sink: all pages wait for it.
+MOST_PAUSE_S = 60.0
+# A stop waits so long for the outbox and for answers on their way. What is not done then is done after the next start.
+CLOSE_S = 2.0
+MOST_QUEUED = 1024
+# Notices remembered, about 400 bytes each. A forgotten one costs a question to the outbox.
+MOST_SEEN = 8192
+_BATCH = 64  # notices put into the outbox in one transaction
+
+Notify = Callable[[Iterable[Notice]], None]
+
+# Every crossing stands in the log, whoever else is told. No name under `pages` is empty, so this one is nobody's.
+LOG = Sink("", kind="log")
+
+
+class Pager:
+    """Queue, outbox and lanes of one process."""
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        *,
+        clock: Clock,
+        send: Send,
+        log: EventLog,
+        count: Callable[[str, str], None],
+        random: Callable[[int], bytes],
+    ) -> None:
+        """count, random: as in `Means`. Nobody but the log is paged before `configure`."""
+        self._outbox = outbox
+        self._clock = clock
+        self._means = Means(outbox, clock=clock, send=send, log=log, count=count, random=random, finished=set())
+        self._seen: dict[tuple[str, tuple[str, ...]], None] = {}  # a set that knows its oldest
+        self._queue: dict[tuple[str, tuple[str, ...]], tuple[Notice, float]] = {}  # with the time at which it came
+        self._lanes: dict[str, Lane] = {}
+        self._sending: dict[str, asyncio.Task[None]] = {}  # by the name of the sink
+        self._wake = asyncio.Event()
+        self._closing = False
+        self.configure({})
+
+    def __repr__(self) -> str:
+        resting = [name for name, lane in self._lanes.items() if lane.resting]
+        return f"<Pager {len(self._queue)} to store, sending to {list(self._sending)}, resting {resting}>"
+
+    def configure(self, sinks: Mapping[str, Sink]) -> None:
+        """Page these from now on, by name. A sink that did not change keeps its pace and its rest."""
+        known = self._lanes
+        self._lanes = {}
+        for name, sink in {**sinks, LOG.name: LOG}.items():
+            lane = known.get(name)
+            self._lanes[name] = lane if lane is not None and lane.sink == sink else Lane(sink, means=self._means)
+
+    def notify(self, notices: Iterable[Notice]) -> None:
+        """Take notices, new or not. With a full queue they are forgotten, to be raised again by the next settled call."""
+        for notice in notices:
+            key = (notice.dedup, notice.to)
+            if key in self._seen or len(self._queue) >= MOST_QUEUED:
+                continue
+            if len(self._seen) >= MOST_SEEN:
+                del self._seen[next(iter(self._seen))]
+            self._seen[key] = None
+            self._queue[key] = (notice, self._clock.wall_s())
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Store and deliver until cancelled; `close` comes after that. Nothing else ends it."""
+        failures = 0
+        while True:
+            self._wake.clear()
+            try:
+                await self._store()
+                await self._start_due()
+                failures = 0
+            except Exception as error:  # a last line of defence: pages wait in the queue and in the outbox
+                self._means.report(error)
+                failures += 1
+                await asyncio.sleep(min(self._means.backoff_s(failures), MOST_PAUSE_S))
+                continue
+            try:
+                async with asyncio.timeout(POLL_S):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+
+    async def deliver_due(self) -> None:
+        """One turn of `run`, over when every page it found due was tried. Errors: StateUnavailable."""
+        await self._store()
+        await self._start_due()
+        await asyncio.gather(*self._sending.values())
+
+    async def close(self, *, within_s: float = CLOSE_S) -> None:
+        """Write what is queued, wait for answers on their way, start nothing new. For when `run` was cancelled."""
+        self._closing = True
+        deadline = asyncio.get_running_loop().time() + within_s
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._store()
+        except Exception as error:  # a stop goes on, whatever the outbox says
+            self._means.report(error)
+        try:
+            async with asyncio.timeout_at(deadline):
+                await asyncio.gather(*self._sending.values())
+        except TimeoutError:
+            pass  # still in the outbox, and due
+
+    async def _store(self) -> None:
+        """Move the queue into the outbox. A notice leaves the queue when it is durable. Errors: StateUnavailable."""
+        while self._queue:
+            batch = dict(islice(self._queue.items(), _BATCH))
+            await self._outbox.put([d for notice, crossed_s in batch.values() for d in self._deliveries(notice, crossed_s)])
+            for key in batch:
+                self._queue.pop(key, None)
+
+    def _deliveries(self, notice: Notice, crossed_s: float) -> Iterator[Delivery]:
+        page = Page.of(notice, crossed_s=crossed_s)
+        body = page.write()
+        for name in (LOG.name, *dict.fromkeys(notice.to)):
+            lane = self._lanes.get(name)
+            if name == LOG.name or lane is None or lane.kind != "log":  # a target of kind log gets what is logged anyway
+                yield Delivery(f"{page.id}/{name}", sink=name, body=body, due_s=crossed_s)
+
+    async def _start_due(self) -> None:
+        """Give what is due to the lanes that are free. Ends, as every turn makes one more of them busy. Errors: StateUnavailable."""
+        while True:
+            skip = {name for name, lane in self._lanes.items() if lane.resting} | self._sending.keys()
+            batches: dict[str, list[Delivery]] = {}
+            for delivery in await self._outbox.due(self._clock.wall_s(), skip=skip):
+                batches.setdefault(delivery.sink, []).append(delivery)
+            if not batches:
+                return
+            for name, batch in batches.items():
+                task = asyncio.create_task(self._deliver(name, batch), name=f"pages to {name or 'the log'}")
+                self._sending[name] = task
+                task.add_done_callback(partial(self._sent, name))
+
+    async def _deliver(self, name: str, batch: list[Delivery]) -> None:
+        lane = self._lanes.get(name)
+        if lane is None:
+            lane = self._lanes[name] = Lane(None, means=self._means)
+        # A reload in between brings another lane: what is left of the batch stays due, and is the new lane's.
+        await lane.deliver(batch, stop=lambda: self._closing or self._lanes.get(name) is not lane)
+
+    def _sent(self, name: str, task: asyncio.Task[None]) -> None:
+        del self._sending[name]
+        self._wake.set()

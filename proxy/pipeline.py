@@ -1,0 +1,174 @@
+"""What happens to a call, top to bottom.
+
+    admit ─ reserve ─ open ─ relay ─ settle ─ account
+               │       └───────┘       ▲
+               └─ every way out after this settles, once
+
+The rule a reader could break: from `reserve` on, whatever is raised or cancelled, `settle` runs to its end and the observer hears of
+the call after it.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+
+from proxy.admission import Admission
+from proxy.allowance import allowance_headers, usd
+from proxy.call import Call
+from proxy.clock import Clock
+from proxy.deadlines import Sweep, Watch
+from proxy.dispatch import Dispatch, meter_for
+from proxy.errors import InvalidCall, Overloaded, ProxyError, UpstreamError
+from proxy.policy.policyset import PolicySet
+from proxy.relay import Sink, relay
+from proxy.settlement import Settlement
+from proxy.telemetry.trace import continue_trace
+from proxy.trip import Arrival, Observer, Trip
+from proxy.upstream.contract import Answer
+from proxy.wire.headers import sane_request_id, towards_client
+
+_ERROR_WRITE_S = 10.0
+DRAIN = "drain"
+
+
+@dataclass(slots=True)
+class Pipeline:
+    """The engine. policies: the set that is current now; random: n → n random bytes. It keeps nothing of a call after the call."""
+
+    policies: Callable[[], PolicySet]
+    admission: Admission
+    dispatch: Dispatch
+    settlement: Settlement
+    sweep: Sweep
+    clock: Clock
+    random: Callable[[int], bytes]
+    observer: Observer
+    draining: bool = False
+    inflight: int = 0
+    _idle: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __repr__(self) -> str:
+        return f"<Pipeline inflight={self.inflight} draining={self.draining}>"
+
+    async def run(self, arrival: Arrival, sink: Sink, fail: Callable[[Trip, ProxyError], Awaitable[None]]) -> None:
+        """Answer one request. fail: how the edge renders an error, before the head or after it.
+
+        Raises nothing but CancelledError, when the client has left. Whatever happens, the call is settled and accounted for.
+        """
+        trip = self._begin(arrival)
+        watch = self.sweep.watch()
+        self.inflight += 1
+        self._idle.clear()
+        try:
+            error = await self._attempt(trip, arrival, sink, watch)
+            if error is not None:
+                trip.failed(error)
+                watch.rearm("write_stall", _ERROR_WRITE_S)
+                await fail(trip, error)
+        except (asyncio.CancelledError, ConnectionError) as gone:
+            trip.ending = "client_gone"
+            sink.abort()
+            if isinstance(gone, asyncio.CancelledError) and not watch.absorb():
+                raise
+        finally:
+            self.sweep.forget(watch)
+            self.inflight -= 1
+            if not self.inflight:
+                self._idle.set()
+            if trip.counting is None or trip.counting.done():
+                self.observer.finished(trip)
+            else:
+                trip.counting.add_done_callback(lambda _: self.observer.finished(trip))
+
+    async def idle(self) -> None:
+        """Wait until no call is running."""
+        if self.inflight:
+            await self._idle.wait()
+
+    def _begin(self, arrival: Arrival) -> Trip:
+        request_id = sane_request_id(arrival.headers.get("x-request-id")) or f"req_{self.random(12).hex()}"
+        return Trip(
+            call=Call(id=request_id, method=arrival.method),
+            trace=continue_trace(arrival.headers.get("traceparent"), ids=self.random),
+            set=self.policies(),
+            now_ns=self.clock.monotonic_ns,
+            started_ns=self.clock.monotonic_ns(),
+        )
+
+    async def _attempt(self, trip: Trip, arrival: Arrival, sink: Sink, watch: Watch) -> ProxyError | None:
+        """The call's way; what went wrong on it, or None. Errors: CancelledError and ConnectionError of a client that left."""
+        try:
+            await self._travel(trip, arrival, sink, watch)
+        except asyncio.CancelledError:
+            if not watch.absorb():
+                raise
+            return _deadline_error(watch)
+        except ProxyError as error:
+            return error
+        except ConnectionError:
+            raise
+        except Exception as error:  # a last line of defence: a fault of ours answers 500, is logged and counted, and never hangs
+            self.observer.fault(error, trip.call.id)
+            return ProxyError("internal_error", "The proxy failed; the request id finds the cause in its log.", close=True)
+        return None
+
+    async def _travel(self, trip: Trip, arrival: Arrival, sink: Sink, watch: Watch) -> None:
+        if self.draining:
+            raise Overloaded("draining", "The proxy is shutting down.", retry_after_s=1, close=True)
+        await self.admission.admit(trip, arrival, watch)
+        await self.admission.reserve(trip)
+        try:
+            trip.admitted_ns = self.clock.monotonic_ns()
+            answer = await self.dispatch.open(trip, arrival, watch)
+            try:
+                await self._relay(trip, answer, sink, watch)
+            finally:
+                answer.close()
+        finally:
+            await self.settlement.settle(trip)
+
+    async def _relay(self, trip: Trip, answer: Answer, sink: Sink, watch: Watch) -> None:
+        trip.meter = meter_for(trip.call, answer)
+
+        def head() -> Mapping[str, str]:
+            trip.status = answer.status
+            return {**towards_client(answer.headers), **response_headers(trip)}
+
+        def first_token() -> None:
+            trip.first_token_ns = self.clock.monotonic_ns()
+
+        await relay(
+            answer,
+            sink,
+            meter=trip.meter,
+            watch=watch,
+            timeouts=trip.call.timeouts,
+            head=head,
+            settle=lambda: self.settlement.settle(trip),
+            first_token=first_token,
+            secrets=trip.secrets(),
+        )
+
+
+def response_headers(trip: Trip) -> dict[str, str]:
+    """Our own headers, on answers and errors alike."""
+    headers = {"x-request-id": trip.call.id, "tollhouse-policy": trip.set.version, **allowance_headers(trip.balances)}
+    if trip.call.clamps:
+        headers["tollhouse-clamped"] = ", ".join(map(str, trip.call.clamps.values()))
+    if trip.settled and trip.usage_source is not None:
+        headers["tollhouse-tokens"] = f"input={trip.usage.input_tokens}, output={trip.usage.output_tokens}"
+        headers["tollhouse-cost-usd"] = usd(trip.cost_nanousd)
+    if timing := trip.server_timing():
+        headers["server-timing"] = timing
+    return headers
+
+
+def _deadline_error(watch: Watch) -> ProxyError:
+    """The error for the deadline that passed."""
+    if watch.expired == "body_read":
+        return InvalidCall("request_timeout", "The body was not sent in time (deadline: body_read).", close=True)
+    if watch.expired == DRAIN:
+        return Overloaded("draining", "The proxy is shutting down and its grace is over.", close=True)
+    if watch.expired == "write_stall":
+        return InvalidCall("client_stalled", "The client stopped reading (deadline: write_stall).", close=True)
+    return UpstreamError("upstream_timeout", f"The upstream was too slow (deadline: {watch.expired}).", detail=watch.expired)

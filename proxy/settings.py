@@ -1,0 +1,170 @@
+"""The process's settings: TOLLHOUSE_* variables, overridden by flags. The only place that reads the environment.
+
+The rule a reader could break: a setting is about this process (ports, folders, logging); what a call may do stands in the policy file.
+"""
+
+import argparse
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+OPENAI = "https://api.openai.com/v1"
+
+
+# Kubernetes sets these for a Service that is named like us; they are no settings.
+_SERVICE = re.compile(r"_SERVICE_(?:HOST|PORT)|_PORT(?:_\d+_TCP.*)?\Z")
+
+
+class SettingsError(Exception):
+    """What is wrong with the settings, one line each."""
+
+    def __init__(self, mistakes: list[str]) -> None:
+        super().__init__("\n".join(mistakes))
+        self.mistakes = mistakes
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting. variable: environment; flag: on the command line, None = environment only; default: as text, None = none."""
+
+    field: str
+    variable: str
+    flag: str | None
+    default: str | None
+    meaning: str
+    parse: Callable[[str], Any]
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not port.isascii() or not port.isdigit() or not 0 <= int(port) <= 65535:
+        raise ValueError("expected HOST:PORT, such as 127.0.0.1:8080")
+    return host.strip("[]") or "127.0.0.1", int(port)
+
+
+def _url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("expected a base URL, such as http://127.0.0.1:11434/v1")
+    return text.rstrip("/")
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 86400:
+        raise ValueError("expected seconds, more than 0")
+    return value
+
+
+def _word(*words: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"expected one of {', '.join(words)}")
+        return text
+
+    return parse
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting("policy", "TOLLHOUSE_POLICY", "--policy", None, "Policy file; without one the shipped default.yaml applies.", Path),
+    Setting(
+        "upstream", "TOLLHOUSE_UPSTREAM", "--upstream", None, "Base URL of the only upstream, for a policy that names none.", _url
+    ),
+    Setting("listen", "TOLLHOUSE_LISTEN", "--listen", "127.0.0.1:8080", "Data port; :0 picks one.", _address),
+    Setting(
+        "admin_listen", "TOLLHOUSE_ADMIN_LISTEN", "--admin-listen", "127.0.0.1:9090", "Admin port: probes and metrics.", _address
+    ),
+    Setting("admin_token", "TOLLHOUSE_ADMIN_TOKEN", None, None, "Asked on the admin port of whoever is not on loopback.", str),
+    Setting(
+        "state_dir",
+        "TOLLHOUSE_STATE_DIR",
+        "--state-dir",
+        None,
+        "Folder of the SQLite files; by default $XDG_STATE_HOME/tollhouse.",
+        Path,
+    ),
+    Setting(
+        "log_level",
+        "TOLLHOUSE_LOG_LEVEL",
+        "--log-level",
+        "info",
+        "Least level that is logged: debug, info, warning, error.",
+        _word("debug", "info", "warning", "error"),
+    ),
+    Setting(
+        "log_format",
+        "TOLLHOUSE_LOG_FORMAT",
+        "--log-format",
+        "json",
+        "json, or console for a person.",
+        _word("json", "console"),
+    ),
+    Setting("drain_s", "TOLLHOUSE_DRAIN_S", "--drain-s", "30", "Grace for running calls after SIGTERM, in seconds.", _seconds),
+    Setting("header_s", "TOLLHOUSE_HEADER_S", None, "10", "How long a client may take to send a head, in seconds.", _seconds),
+    Setting("body_s", "TOLLHOUSE_BODY_S", None, "60", "How long a client may take to send a body, in seconds.", _seconds),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Every setting, parsed. env: the whole environment, for references of the policy file. repr shows no secret."""
+
+    policy: Path | None
+    upstream: str | None
+    listen: tuple[str, int]
+    admin_listen: tuple[str, int]
+    admin_token: str | None = field(repr=False)
+    state_dir: Path
+    log_level: Literal["debug", "info", "warning", "error"]
+    log_format: Literal["json", "console"]
+    drain_s: float
+    header_s: float
+    body_s: float
+    openai_key: str | None = field(repr=False)
+    env: Mapping[str, str] = field(repr=False)
+
+    @property
+    def upstream_url(self) -> str | None:
+        """Where calls go when the policy file names no upstream: the one given, or OpenAI's API when there is a key for it."""
+        return self.upstream or (OPENAI if self.openai_key else None)
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of `serve`, from the table."""
+    for setting in SETTINGS:
+        if setting.flag is not None:
+            told = f" (default: {setting.default})" if setting.default else ""
+            parser.add_argument(
+                setting.flag, dest=setting.field, metavar="VALUE", help=f"{setting.meaning}{told} [{setting.variable}]"
+            )
+
+
+def read_settings(env: Mapping[str, str], flags: Mapping[str, str | None]) -> Settings:
+    """The settings. flags: field → text, None where a flag was not given; flags win. Errors: SettingsError with every mistake."""
+    values: dict[str, Any] = {}
+    mistakes: list[str] = []
+    for setting in SETTINGS:
+        flagged = flags.get(setting.field)
+        text = flagged if flagged is not None else env.get(setting.variable) or setting.default
+        if text is None:
+            values[setting.field] = None
+            continue
+        try:
+            values[setting.field] = setting.parse(text)
+        except ValueError as error:
+            mistakes.append(f"{setting.flag if flagged is not None else setting.variable}: {error}")
+    known = {setting.variable for setting in SETTINGS}
+    mistakes += [
+        f"{name}: there is no such setting"
+        for name in sorted(env)
+        if name.startswith("TOLLHOUSE_") and name not in known and not _SERVICE.search(name)
+    ]
+    if mistakes:
+        raise SettingsError(mistakes)
+    if values["state_dir"] is None:
+        base = env.get("XDG_STATE_HOME")
+        values["state_dir"] = (Path(base) if base else Path(env.get("HOME") or "/tmp") / ".local" / "state") / "tollhouse"  # noqa: S108
+    return Settings(**values, openai_key=env.get("OPENAI_API_KEY") or None, env=env)

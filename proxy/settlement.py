@@ -1,0 +1,88 @@
+"""Out of the toll road: what a call used, what that costs, and the end of its hold. Exactly once a call, whatever happened to it.
+
+    reported by the upstream ─ else ─ counted by the tokenizer ─ else ─ estimated at what was held
+
+The rule a reader could break: numbers that are not known are never zero.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable
+
+from proxy.call import Usage, UsageSource
+from proxy.counting import count_input
+from proxy.policy.contract import Notice, Unit
+from proxy.tokens import Tokenizer
+from proxy.trip import Trip
+from proxy.wire.meter import PassMeter
+
+
+class Settlement:
+    """Settles trips, and remembers those whose counting outlives their client."""
+
+    def __init__(self, *, tokenizer: Tokenizer, notify: Callable[[Iterable[Notice]], None]) -> None:
+        self._tokenizer = tokenizer
+        self._notify = notify
+        self._counting: set[asyncio.Task[None]] = set()
+
+    def __repr__(self) -> str:
+        return f"<Settlement counting={len(self._counting)}>"
+
+    async def settle(self, trip: Trip) -> None:
+        """Replace what was held by what was used. A second call changes nothing.
+
+        Cancellation interrupts the waiting, never the settling: counting goes on in `trip.counting`.
+        """
+        if trip.settled:
+            return
+        trip.settled = True
+        known = known_usage(trip)
+        if known is not None:
+            await self._book(trip, *known)
+            return
+        trip.counting = asyncio.create_task(self._count_and_book(trip))
+        self._counting.add(trip.counting)
+        trip.counting.add_done_callback(self._counting.discard)
+        await asyncio.shield(trip.counting)
+
+    async def finish(self) -> None:
+        """Wait for what is still being counted. For the drain."""
+        await asyncio.gather(*self._counting, return_exceptions=True)
+
+    async def _count_and_book(self, trip: Trip) -> None:
+        call = trip.call
+        found = await count_input(call, trip.inputs, self._tokenizer)
+        exact, output_tokens = found.exact, 0
+        if trip.meter is not None and trip.meter.text:
+            counted = await self._tokenizer.count((trip.meter.text.decode("utf-8", "replace"),), model=call.model or "")
+            output_tokens, exact = counted.tokens, exact and counted.exact
+        usage = Usage(input_tokens=found.tokens, output_tokens=output_tokens)
+        await self._book(trip, usage, "counted" if exact else "estimated")
+
+    async def _book(self, trip: Trip, usage: Usage, source: UsageSource | None) -> None:
+        call, plan = trip.call, trip.plan
+        assert plan is not None
+        trip.usage, trip.usage_source = usage, source
+        trip.cost_nanousd = call.price.cost_nanousd(usage) if call.price is not None else 0
+        if trip.reservation is None:
+            return
+        used = {Unit.REQUESTS: 1, Unit.TOKENS: usage.total_tokens, Unit.NANOUSD: trip.cost_nanousd, Unit.SLOTS: 0}
+        began_ns = trip.now_ns()
+        balances = trip.balances = await trip.reservation.settle(used)
+        trip.settle_ms = (trip.now_ns() - began_ns) / 1e6
+        notices = [notice for balance in balances for notice in plan.notices(balance)]
+        if notices:
+            self._notify(notices)
+
+
+def known_usage(trip: Trip) -> tuple[Usage, UsageSource | None] | None:
+    """The usage where it needs no counting; None where the tokenizer must say. No source: there was nothing to use."""
+    call, meter = trip.call, trip.meter
+    if not trip.sent or not call.surface.metered or (trip.answered and meter is None):
+        return Usage(), None  # never sent, free by nature, or refused by the upstream
+    if meter is None:
+        return None
+    if meter.usage is not None:
+        return meter.usage, "reported"
+    if meter.unfinished or isinstance(meter, PassMeter):
+        return Usage(input_tokens=call.input_bound, output_tokens=call.choices * (call.cap or 0)), "estimated"
+    return None

@@ -1,0 +1,212 @@
+"""Limits and pages in the memory of one process. What outlives the process is in `sqlite`, which is built on this.
+
+Nothing here waits, so nothing can come between the look and the hold: on one event loop every call of `reserve` is atomic. The rule
+a reader could break: an `await` inside `reserve` or `settle` would end that. Memory is bounded by what is in use: a counter that
+says no more than a new one would is forgotten, a few at each call, so that no call ever pays for all of them.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from math import inf
+
+from proxy.clock import Clock
+from proxy.policy.contract import Balance, Charge, Limit, Rate, Slots, Unit
+from proxy.state.contract import Delivery, Denial
+from proxy.state.counters import Account, Bucket, Calendar, Counter, Ledger, Seats, Tally, Window
+
+Key = tuple[str, str, str]  # policy, clause, subject
+Hold = tuple[Charge, Account]
+
+# Looked at for each call, and more for each new counter, so that counters at rest leave faster than new ones come.
+SWEPT_PER_CALL = 1
+SWEPT_PER_COUNTER = 2
+
+# So few are not worth looking at: half a megabyte, and one user calling now and then would have his made anew each time.
+KEPT = 1024
+
+# A month's budget names its pages by the month's first second: no id can come again once its window and some slack are over.
+KNOWN_S = 40 * 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class Spend:
+    """What one counter had spent in one window, as it is carried over a restart."""
+
+    policy: str
+    clause: str
+    subject: str
+    unit: Unit
+    window: Window
+    spent: int
+
+
+class MemoryReservation:
+    """What one call holds in a MemoryStore: each charge with the account that it is held of."""
+
+    __slots__ = ("_clock", "_holds", "_settled", "balances", "shadowed")
+
+    def __init__(self, clock: Clock, *, holds: Sequence[Hold], balances: tuple[Balance, ...], shadowed: tuple[Denial, ...]) -> None:
+        self._clock = clock
+        self._holds = holds
+        self._settled: tuple[Balance, ...] | None = None
+        self.balances = balances
+        self.shadowed = shadowed
+
+    async def settle(self, used: Mapping[Unit, int]) -> tuple[Balance, ...]:
+        if self._settled is None:
+            now_ns, now_s = self._clock.monotonic_ns(), self._clock.wall_s()
+            for charge, account in self._holds:
+                spent = used.get(charge.limit.unit, charge.amount)
+                account.settle(charge.amount, spent if spent > 0 else 0, now_ns)
+            self._settled = _balances(self._holds, now_ns, now_s)
+        return self._settled
+
+    def __repr__(self) -> str:
+        state = "open" if self._settled is None else "settled"
+        return f"<MemoryReservation {state}: {', '.join(_words(charge) for charge, _ in self._holds) or 'nothing'}>"
+
+
+class MemoryStore:
+    """A StateStore and an Outbox that last as long as the process."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._calendar = Calendar()
+        self._counters: dict[Key, Counter] = {}
+        self._ledgers: dict[Key, Ledger] = {}  # those of the counters that are quotas
+        self._round: deque[Key] = deque()  # every counter once, the next to be looked at first
+        self._undelivered: dict[str, Delivery] = {}
+        self._delivered: dict[str, float] = {}  # id → epoch seconds, oldest first
+
+    async def reserve(self, charges: Sequence[Charge]) -> MemoryReservation | Denial:
+        now_ns, now_s = self._clock.monotonic_ns(), self._clock.wall_s()
+        if len(self._round) > KEPT:
+            self._forget(SWEPT_PER_CALL, now_ns, now_s)
+        holds: list[Hold] = []
+        over: list[tuple[Charge, Account, float | None]] = []
+        for charge in charges:
+            account = self._account(charge, now_ns, now_s)
+            # Held at once, given back below if need be: two charges of one counter must not both fit where only one does.
+            wait_s = account.hold(charge, now_ns, now_s)
+            holds.append((charge, account))
+            if wait_s != 0:
+                over.append((charge, account, wait_s))
+        if over and any(charge.enforced for charge, _, _ in over):
+            for charge, account in holds:
+                account.settle(charge.amount, 0, now_ns)
+            return max((_denial(*one, now_ns, now_s) for one in over if one[0].enforced), key=_longest)
+        shadowed = tuple([_denial(*one, now_ns, now_s) for one in over]) if over else ()
+        return MemoryReservation(self._clock, holds=holds, balances=_balances(holds, now_ns, now_s), shadowed=shadowed)
+
+    def peek(self, charge: Charge) -> Balance:
+        now_ns, now_s = self._clock.monotonic_ns(), self._clock.wall_s()
+        limit = charge.limit
+        counter = self._counters.get((limit.policy, limit.clause, charge.subject))
+        if counter is None or not counter.counts(limit):
+            counter = self._new(limit)
+        return counter.peek(limit, now_s).balance(charge, now_ns, now_s)
+
+    def quotas(self, *, most: int = 1000) -> Iterator[tuple[Limit, str, int, int, Window]]:
+        """The longest known first. A quota that was restored is not among them before its first call brings its limit."""
+        now_s = self._clock.wall_s()
+        for (_, _, subject), ledger in tuple(islice(self._ledgers.items(), most)):
+            if ledger.limit is not None:
+                tally = ledger.peek(ledger.limit, now_s)
+                yield ledger.limit, subject, tally.spent, tally.held, tally.window
+
+    def restore(self, spends: Iterable[Spend]) -> None:
+        """Take over what was spent before this process. spends: of windows still open or just closed, oldest first."""
+        for spend in spends:
+            key = (spend.policy, spend.clause, spend.subject)
+            ledger = self._ledgers.get(key)
+            if ledger is None or ledger.unit is not spend.unit:
+                ledger = Ledger(spend.unit, self._calendar)
+                self._keep(key, ledger)
+            ledger.restore(Tally(spend.window, spent=spend.spent))
+
+    async def close(self) -> None:
+        """Nothing to write, nothing to let go of."""
+
+    async def put(self, deliveries: Sequence[Delivery]) -> int:
+        now_s = self._clock.wall_s()
+        for id, delivered_s in tuple(islice(self._delivered.items(), 2 * len(deliveries))):
+            if delivered_s + KNOWN_S < now_s:
+                del self._delivered[id]
+        before = len(self._undelivered)
+        for delivery in deliveries:
+            if delivery.id not in self._delivered:
+                self._undelivered.setdefault(delivery.id, delivery)
+        return len(self._undelivered) - before
+
+    async def due(self, now_s: float, *, most: int = 32) -> tuple[Delivery, ...]:
+        # A scan: pages wait by the dozen, and only while a sink is down.
+        waiting = [delivery for delivery in self._undelivered.values() if delivery.due_s <= now_s]
+        return tuple(sorted(waiting, key=lambda delivery: delivery.due_s)[:most])
+
+    async def retry(self, id: str, *, due_s: float) -> None:
+        known = self._undelivered.get(id)
+        if known is not None:
+            self._undelivered[id] = replace(known, due_s=due_s, attempts=known.attempts + 1)
+
+    async def done(self, id: str) -> None:
+        if self._undelivered.pop(id, None) is not None:
+            self._delivered[id] = self._clock.wall_s()
+
+    def __repr__(self) -> str:
+        quotas, pages = len(self._ledgers), len(self._undelivered)
+        return f"<MemoryStore {len(self._counters)} counters, {quotas} of them quotas; {pages} pages to deliver>"
+
+    def _account(self, charge: Charge, now_ns: int, now_s: float) -> Account:
+        limit = charge.limit
+        key = (limit.policy, limit.clause, charge.subject)
+        counter = self._counters.get(key)
+        if counter is None or not counter.counts(limit):
+            # First the old, then the new: it holds nothing yet, and would be taken for one at rest.
+            self._forget(SWEPT_PER_COUNTER, now_ns, now_s)
+            counter = self._new(limit)
+            self._keep(key, counter)
+        elif counter.limit is not limit:
+            counter.refit(limit, now_ns)
+        return counter.account(now_s)
+
+    def _new(self, limit: Limit) -> Counter:
+        if isinstance(limit.rule, Rate):
+            return Bucket(limit)
+        return Seats(limit) if isinstance(limit.rule, Slots) else Ledger(limit.unit, self._calendar, limit=limit)
+
+    def _keep(self, key: Key, counter: Counter) -> None:
+        if key not in self._counters:
+            self._round.append(key)
+        self._counters[key] = counter
+        self._ledgers.pop(key, None)
+        if isinstance(counter, Ledger):
+            self._ledgers[key] = counter
+
+    def _forget(self, most: int, now_ns: int, now_s: float) -> None:
+        for _ in range(min(most, len(self._round) - KEPT)):
+            key = self._round.popleft()
+            if self._counters[key].at_rest(now_ns, now_s):
+                del self._counters[key]
+                self._ledgers.pop(key, None)
+            else:
+                self._round.append(key)
+
+
+def _balances(holds: Sequence[Hold], now_ns: int, now_s: float) -> tuple[Balance, ...]:
+    return tuple([account.balance(charge, now_ns, now_s) for charge, account in holds])
+
+
+def _denial(charge: Charge, account: Account, wait_s: float | None, now_ns: int, now_s: float) -> Denial:
+    return Denial(charge, account.balance(charge, now_ns, now_s), wait_s)
+
+
+def _longest(denial: Denial) -> float:
+    return inf if denial.retry_after_s is None else denial.retry_after_s
+
+
+def _words(charge: Charge) -> str:
+    limit = charge.limit
+    counted = "" if charge.enforced else " not enforced"
+    return f"{limit.policy}/{limit.clause}/{charge.subject} {charge.amount} {limit.unit.value}{counted}"

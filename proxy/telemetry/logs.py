@@ -1,0 +1,258 @@
+"""Every event and every field that may stand in the log, and the Log that writes them.
+
+An event is a name and fields, never a sentence. Both are declared here and nowhere else, and an undeclared one is an error of the
+program, raised at once. The rule a reader could break: no field may carry prompt or completion text, a header, a URL, a key or the
+text of an exception, so none of these is on the list; `exception` is a type, and `stack` is places in the source.
+"""
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from proxy.call import Call, Ending, Outcome
+from proxy.clock import Clock
+from proxy.telemetry.lines import MOST_STRING_BYTES, cut, render_console, render_json
+from proxy.telemetry.writer import LineWriter
+
+Level = Literal["debug", "info", "warning", "error"]
+Format = Literal["json", "console"]
+
+LEVELS: Mapping[str, int] = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+EVENTS: Mapping[str, str] = {
+    "server.ready": "Both ports are open and calls are taken.",
+    "server.draining": "No new calls are taken; running ones finish.",
+    "server.stopped": "Everything is settled and the process ends.",
+    "policy.activated": "A version of the policy file is in force from here on.",
+    "policy.rejected": "A policy file has mistakes; the version in force stays.",
+    "policy.linted": "A policy file is valid, and some of it looks unintended.",
+    "call.finished": "A call ended, one way or another. One line for each call.",
+    "upstream.broke": "An upstream could not be reached, was too slow or broke off.",
+    "upstream.credentials_refused": "An upstream refused the credentials that the policy file gives us.",
+    "budget.crossed": "A budget crossed one of its thresholds in this window.",
+    "page.delivered": "A page reached its sink.",
+    "page.failed": "A page could not be delivered; it is tried again until `due_s`, or given up.",
+    "state.failed": "The store of limits and money failed.",
+    "tokens.unavailable": "An encoding could not be loaded; tokens are estimated.",
+    "library.logged": "A library logged something. Its text is left out: it may quote bytes of a call.",
+    "log.dropped": "The reader of the log was too slow or gone, and lines before this one are missing.",
+    "fault.caught": "A defect of the proxy, or what no one else caught.",
+    "pretend.serving": "The upstream is the pretend one that comes with the package.",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """type: what stands in the JSON, None aside. A float may be an int. list: of strings."""
+
+    type: type
+    meaning: str
+
+
+FIELDS: Mapping[str, Field] = {
+    # which call
+    "request_id": Field(str, "The call's id, as in `x-request-id`."),
+    "trace_id": Field(str, "W3C trace id, 32 hex digits."),
+    "span_id": Field(str, "Our span in that trace, 16 hex digits."),
+    "upstream_request_id": Field(str, "The upstream's own id of the call."),
+    # who asked for what
+    "key": Field(str, "Id of the key in the policy file; never the key."),
+    "user": Field(str, "Value of the trusted user header, or the key's id."),
+    "surface": Field(str, "Short name of the API path, as in metrics."),
+    "path": Field(str, "Canonical path, without query."),
+    "model_asked": Field(str, "Model in the client's body."),
+    "model_served": Field(str, "Model in the upstream's answer."),
+    "upstream": Field(str, "Name of the upstream in the policy file."),
+    "stream": Field(bool, "The client asked for a stream."),
+    # how it ended
+    "status": Field(int, "HTTP status; 0 when nothing was sent."),
+    "outcome": Field(
+        str, "How the call ended: completed, refused, upstream_error, upstream_broken, client_gone, timed_out, drained."
+    ),
+    "error": Field(str, "Public error code."),
+    "refused_by": Field(str, "Policy and clause that refused, as `policy.clause`."),
+    "clamped": Field(str, "Output caps that were lowered, as `field=before->after`."),
+    # what it used and cost
+    "input_tokens": Field(int, "Input tokens, cached ones included."),
+    "cached_tokens": Field(int, "Input tokens that the upstream read from its cache."),
+    "output_tokens": Field(int, "Output tokens, reasoning included."),
+    "usage_source": Field(str, "Where the tokens come from: reported, counted or estimated."),
+    "cost_nanousd": Field(int, "Cost in 10⁻⁹ US dollars."),
+    "price_version": Field(str, "Version of the price table."),
+    # how long it took, in milliseconds since the head was read
+    "admit_ms": Field(float, "Until the call was admitted or refused."),
+    "first_byte_ms": Field(float, "Until the head of the upstream's answer."),
+    "first_token_ms": Field(float, "Until the first event that carries output."),
+    "total_ms": Field(float, "Until the last byte was sent."),
+    "settle_ms": Field(float, "Time the settlement took."),
+    # policies
+    "policy_version": Field(str, "Version of the policy file in force."),
+    "previous_version": Field(str, "Version in force before."),
+    "file": Field(str, "Path of the policy file, as given."),
+    "mistakes": Field(int, "How many mistakes the file has."),
+    "mistake_lines": Field(list, "The mistakes, each as `file:line:column: path: what is wrong`."),
+    "lint_lines": Field(list, "What looks unintended, each as `file:line:column: path: why`."),
+    # money and pages
+    "policy": Field(str, "Name of a policy."),
+    "clause": Field(str, "Kind of one of its clauses."),
+    "subject": Field(str, "Whose budget: everyone, or key, user, tag, model."),
+    "threshold": Field(int, "Percent of the budget that was crossed."),
+    "spent_nanousd": Field(int, "Spent in this window, 10⁻⁹ US dollars."),
+    "limit_nanousd": Field(int, "The budget of one window, 10⁻⁹ US dollars."),
+    "window_start_s": Field(int, "Start of the window, seconds since 1970 UTC."),
+    "window_end_s": Field(int, "End of the window, seconds since 1970 UTC."),
+    "refuses": Field(bool, "The budget refuses calls when it is spent."),
+    "page": Field(str, "Id of the page: what makes two of them one."),
+    "sink": Field(str, "Name under `pages` in the policy file."),
+    "kind": Field(str, "Kind of sink: log, webhook, slack, pagerduty, alertmanager."),
+    "attempts": Field(int, "Tries so far."),
+    "due_s": Field(float, "Time of the next try, seconds since 1970 UTC; absent when there is none."),
+    # the process
+    "version": Field(str, "Version of Tollhouse."),
+    "listen": Field(str, "Address and port for calls."),
+    "admin_listen": Field(str, "Address and port for probes and metrics."),
+    "store": Field(str, "Kind of store: memory, sqlite, redis."),
+    "operation": Field(str, "What was asked of it."),
+    "encoding": Field(str, "Name of a token encoding."),
+    "start_ms": Field(float, "Time from the start of the process until it was ready."),
+    "grace_s": Field(float, "How long running calls may still take."),
+    "running": Field(int, "Calls that are running."),
+    "dropped": Field(int, "Lines that were lost since the last such event."),
+    "where": Field(str, "Part of the program, or `module:line function`."),
+    "logger": Field(str, "Name of a library's logger."),
+    "exception": Field(str, "Type of an exception, and of its causes after ` < `; never its text."),
+    "stack": Field(list, "Where it was raised, innermost first, each as `module:line function`."),
+}
+
+_ACCEPTED: Mapping[str, type | tuple[type, ...]] = {
+    name: (float, int) if field.type is float else field.type for name, field in FIELDS.items()
+}
+
+_SURELY_SHORT = MOST_STRING_BYTES // 4  # characters, each at most four bytes
+
+# A call that ended through no decision of ours or the client's is worth a look.
+_ENDING_LEVEL: Mapping[Ending, Level] = {"upstream_error": "warning", "upstream_broken": "warning", "timed_out": "warning"}
+
+
+class Log:
+    """Writes events to a file descriptor, one line each, without ever waiting for whoever reads it.
+
+    fd: stays the caller's. level: the least that is written. format: `json` for machines; `console` for people, in colour on a tty.
+    most_lines: waiting at the same time; beyond them lines are dropped and counted, and `log.dropped` says so later.
+    gather_s: how long lines are collected before they are written together.
+    """
+
+    def __init__(
+        self,
+        fd: int,
+        *,
+        clock: Clock,
+        level: Level = "info",
+        format: Format = "json",
+        most_lines: int = 4096,
+        gather_s: float = 0.02,
+    ) -> None:
+        self._clock = clock
+        self._least = LEVELS[level]
+        self._format = format
+        self._colour = format == "console" and os.isatty(fd)
+        self._second = (-1, "")
+        self._writer = LineWriter(fd, most_lines=most_lines, gather_s=gather_s, tell=self._dropped_line)
+
+    def __repr__(self) -> str:
+        return f"<Log format={self._format} {self._writer!r}>"
+
+    @property
+    def dropped(self) -> int:
+        """Lines lost so far."""
+        return self._writer.dropped
+
+    def event(self, name: str, /, *, level: Level = "info", **fields: Any) -> None:
+        """Log one event. May be called from any thread, and from a destructor.
+
+        Strings are cut to 256 bytes and lists to 16 items. Errors, all of them defects of the caller and raised also for a level
+        that is not written: KeyError for an event, field or level that is not declared, TypeError for a value of another type.
+        """
+        self._log(name, level, fields)
+
+    def call_finished(
+        self,
+        call: Call,
+        outcome: Outcome,
+        *,
+        policy_version: str,
+        price_version: str | None,
+        trace_id: str | None,
+        settle_ms: float | None = None,
+    ) -> None:
+        """Log the one line of a call."""
+        usage = outcome.usage
+        level: Level = "error" if outcome.error == "internal_error" else _ENDING_LEVEL.get(outcome.ending, "info")
+        # A dict rather than thirty keyword arguments: this line is written for every call, and they cost it 1.5 µs.
+        fields = {
+            "request_id": call.id,
+            "key": call.principal.key or None,
+            "user": call.principal.user or None,
+            "surface": call.surface.name,
+            "path": call.path or None,
+            "model_asked": call.model_asked,
+            "model_served": outcome.model_served,
+            "upstream": outcome.upstream,
+            "status": outcome.status,
+            "outcome": outcome.ending,
+            "error": outcome.error,
+            "stream": call.stream,
+            "input_tokens": usage.input_tokens,
+            "cached_tokens": usage.cached_tokens,
+            "output_tokens": usage.output_tokens,
+            "usage_source": outcome.usage_source,
+            "cost_nanousd": outcome.cost_nanousd,
+            "price_version": price_version,
+            "policy_version": policy_version,
+            "refused_by": ".".join(outcome.refused_by) if outcome.refused_by else None,
+            "clamped": ", ".join(map(str, call.clamps.values())) if call.clamps else None,
+            "admit_ms": outcome.admit_ms,
+            "first_byte_ms": outcome.first_byte_ms,
+            "first_token_ms": outcome.first_token_ms,
+            "total_ms": outcome.total_ms,
+            "settle_ms": settle_ms,
+            "upstream_request_id": outcome.upstream_request_id,
+            "trace_id": trace_id,
+        }
+        self._log("call.finished", level, fields)
+
+    def close(self, *, within_s: float = 2.0) -> None:
+        """Write what waits, and take no more. Blocks its caller for at most `within_s`, also when nobody reads."""
+        self._writer.close(within_s=within_s)
+
+    def _log(self, name: str, level: Level, fields: dict[str, Any]) -> None:
+        if name not in EVENTS:
+            raise KeyError(name)
+        for key, value in fields.items():
+            accepted = _ACCEPTED[key]
+            if value is None:
+                continue
+            if not isinstance(value, accepted):
+                raise TypeError(f"{name}: {key} must be {FIELDS[key].type.__name__}, not {type(value).__name__}")
+            if accepted is list or (accepted is str and len(fields[key]) > _SURELY_SHORT):
+                fields[key] = cut(value)
+        if LEVELS[level] >= self._least:
+            self._writer.put(self._line(name, level, fields))
+
+    def _line(self, name: str, level: Level, fields: dict[str, Any]) -> bytes:
+        record = {"ts": self._timestamp(), "level": level, "event": name, **fields}
+        return render_json(record) if self._format == "json" else render_console(record, colour=self._colour)
+
+    def _dropped_line(self, dropped: int) -> bytes:
+        return self._line("log.dropped", "warning", {"dropped": dropped})
+
+    def _timestamp(self) -> str:
+        """RFC 3339 in UTC with milliseconds. The second is formatted once, as a busy proxy logs thousands within it."""
+        second, ms = divmod(round(self._clock.wall_s() * 1000), 1000)
+        known, text = self._second
+        if second != known:
+            text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+            self._second = (second, text)
+        return f"{text}.{ms:03d}Z"

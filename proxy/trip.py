@@ -1,0 +1,139 @@
+"""One call's way through the pipeline: what is known of it so far, and the Outcome that it becomes."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from proxy.call import Call, Ending, Outcome, Usage, UsageSource
+from proxy.errors import ProxyError
+from proxy.policy.contract import Balance
+from proxy.policy.policyset import Plan, PolicySet
+from proxy.state.contract import Reservation
+from proxy.telemetry.trace import Trace
+from proxy.wire.inputs import Inputs
+from proxy.wire.meter import Meter
+
+
+class Arrival(Protocol):
+    """A request whose head has come, as the edge hands it over.
+
+    headers: case-insensitive, with repeated fields in `items()`. target: as on the request line. loopback: the peer is this machine.
+    """
+
+    @property
+    def method(self) -> str: ...
+
+    @property
+    def target(self) -> str: ...
+
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+
+    @property
+    def loopback(self) -> bool: ...
+
+    async def read(self, most_bytes: int) -> bytes | None:
+        """The whole body, or None when it is longer than `most_bytes`."""
+
+    def chunks(self, most_bytes: int) -> AsyncIterator[bytes]:
+        """The body as it comes. Errors: InvalidCall("request_too_large") in the middle of it."""
+
+
+class Observer(Protocol):
+    """Who is told how calls went."""
+
+    def finished(self, trip: "Trip") -> None:
+        """The call is settled and over; its `outcome()` is final. Once a call."""
+
+    def would_refuse(self, policy: str, clause: str) -> None:
+        """A shadowed policy would have said no."""
+
+    def fault(self, error: BaseException, request_id: str) -> None:
+        """A fault of our own was caught."""
+
+
+@dataclass(slots=True)
+class Trip:
+    """Filled by the steps of the pipeline, read once by `outcome`. Times are monotonic nanoseconds, None = not reached.
+
+    set: the policies this call began with and ends with. sent: an upstream may have been given the call; answered: its head came.
+    counting: a settlement that waits for the tokenizer and outlives a client that left.
+    """
+
+    call: Call
+    trace: Trace
+    set: PolicySet
+    now_ns: Callable[[], int]
+    started_ns: int
+    plan: Plan | None = None
+    inputs: Inputs = Inputs(texts=(), tokens=0, hidden=False)
+    balances: tuple[Balance, ...] = ()
+    reservation: Reservation | None = None
+    meter: Meter | None = None
+    upstream: str | None = None
+    upstream_request_id: str | None = None
+    sent: bool = False
+    answered: bool = False
+    settled: bool = False
+    counting: asyncio.Task[None] | None = None
+    usage: Usage = field(default_factory=Usage)
+    usage_source: UsageSource | None = None
+    cost_nanousd: int = 0
+    settle_ms: float | None = None
+    status: int = 0
+    ending: Ending = "completed"
+    error: ProxyError | None = None
+    admitted_ns: int | None = None
+    first_byte_ns: int | None = None
+    first_token_ns: int | None = None
+
+    def failed(self, error: ProxyError) -> None:
+        """Note how the call ended, and by whose fault."""
+        self.error = error
+        if error.code == "client_stalled":
+            self.ending = "client_gone"
+        elif error.code == "draining":
+            self.ending = "drained"
+        elif error.code == "upstream_timeout":
+            self.ending = "timed_out"
+        elif error.code == "upstream_broken":
+            self.ending = "upstream_broken"
+        else:
+            self.ending = "upstream_error" if error.source == "upstream" else "refused"
+
+    def secrets(self) -> tuple[str, ...]:
+        """What no explanation of the upstream may show: its credential, and where it lives."""
+        if self.upstream is None:
+            return ()
+        config = self.set.upstreams[self.upstream]
+        host = config.base_url.partition("://")[2].partition("/")[0]
+        return tuple(s for s in (config.api_key, config.base_url, host, host.rpartition(":")[0]) if s)
+
+    def outcome(self) -> Outcome:
+        """How it ended, once and for all."""
+        error = self.error
+        return Outcome(
+            ending=self.ending,
+            status=self.status,
+            usage=self.usage,
+            usage_source=self.usage_source,
+            cost_nanousd=self.cost_nanousd,
+            model_served=self.meter.model if self.meter is not None else None,
+            upstream=self.upstream,
+            error=error.code if error is not None else None,
+            refused_by=(error.policy, error.clause or "") if error is not None and error.policy else None,
+            admit_ms=self._ms(self.admitted_ns),
+            first_byte_ms=self._ms(self.first_byte_ns),
+            first_token_ms=self._ms(self.first_token_ns),
+            total_ms=(self.now_ns() - self.started_ns) / 1e6,
+            upstream_request_id=self.upstream_request_id,
+        )
+
+    def server_timing(self) -> str:
+        """The stages so far, for the Server-Timing header."""
+        stages = [("admit", self.started_ns, self.admitted_ns), ("upstream", self.admitted_ns, self.first_byte_ns)]
+        return ", ".join(f"{name};dur={(b - a) / 1e6:.2f}" for name, a, b in stages if a is not None and b is not None)
+
+    def _ms(self, at_ns: int | None) -> float | None:
+        return None if at_ns is None else (at_ns - self.started_ns) / 1e6

@@ -1,0 +1,65 @@
+"""Server-sent events as bytes: where one ends, and what it carries. No sockets, no JSON.
+
+The rule a reader could break: the bytes that come out, in order, are the bytes that went in. Nothing is normalised.
+Source: WHATWG HTML, section 9.2; how the official SDKs decode it is in the tests.
+"""
+
+import re
+
+# A line ends with CRLF, LF or CR, and a blank line ends the event. The groups are atomic, or CRLF alone would match as CR, LF.
+_END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
+_LINE = re.compile(rb"\r\n|\n|\r")
+
+
+class Splitter:
+    """Cuts a body into whole events, whatever its chunks are.
+
+    An event that ends in CR is given out at once; should the LF of a CRLF follow, it opens the next event, where it means nothing.
+    """
+
+    __slots__ = ("_rest",)
+
+    def __init__(self) -> None:
+        self._rest = bytearray()
+
+    def __repr__(self) -> str:
+        return f"<Splitter rest={len(self._rest)}>"
+
+    @property
+    def rest_bytes(self) -> int:
+        """How many bytes of an unfinished event are kept."""
+        return len(self._rest)
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """Whole events, each with its blank line. chunk: raw bytes, any split."""
+        rest = self._rest
+        if not rest and chunk.endswith(b"\n\n") and chunk.find(b"\n\n") == len(chunk) - 2 and b"\r" not in chunk:
+            return [chunk]  # what a model server sends nearly always: one event, one write
+        start = max(0, len(rest) - 3)  # the blank line may have begun in an earlier chunk
+        rest += chunk
+        events: list[bytes] = []
+        taken = 0
+        for match in _END.finditer(rest, start):
+            events.append(bytes(rest[taken : match.end()]))
+            taken = match.end()
+        if taken:
+            del rest[:taken]
+        return events
+
+    def finish(self) -> bytes:
+        """What is left when the body ends: bytes of an event that never got its blank line."""
+        rest = bytes(self._rest)
+        self._rest.clear()
+        return rest
+
+
+def data_of(event: bytes) -> bytes | None:
+    """The joined `data` of one event, or None when it has none (a comment, a lone `retry:`)."""
+    if event.startswith(b"data: ") and event.endswith(b"\n\n") and event.find(b"\n") == len(event) - 2 and b"\r" not in event:
+        return event[6:-2]
+    lines: list[bytes] = []
+    for line in _LINE.split(event.removeprefix(b"\xef\xbb\xbf")):
+        name, _, value = line.partition(b":")
+        if name == b"data":
+            lines.append(value.removeprefix(b" "))
+    return b"\n".join(lines) if lines else None

@@ -1,0 +1,45 @@
+"""Usage as upstreams report it, in every spelling, as one value.
+
+Numbers that are not known are never zero: an absent, null or nonsensical block reads as None, an explicit zero as zero.
+Source: facts on the OpenAI API, section 3.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from proxy.call import Usage
+
+_ABSURD = 1 << 40  # no call uses a trillion tokens; a figure beyond it is nonsense, not usage
+
+
+def count(value: Any) -> int | None:
+    """A token count, or None for what is none (negative, boolean, fraction, text, absurd)."""
+    return value if type(value) is int and 0 <= value < _ABSURD else None
+
+
+def read_usage(block: Any) -> Usage | None:
+    """The usage in a `usage` object of chat, completions, responses or embeddings. None when it says nothing that makes sense."""
+    if not isinstance(block, Mapping):
+        return None
+    told = count(block.get("prompt_tokens", block.get("input_tokens")))
+    if told is None:
+        return None
+    output = block.get("completion_tokens", block.get("output_tokens", 0))
+    written = count(output)
+    if written is None:
+        return None
+    inputs = _details(block, "prompt_tokens_details", "input_tokens_details")
+    outputs = _details(block, "completion_tokens_details", "output_tokens_details")
+    return Usage(
+        input_tokens=told,
+        output_tokens=written,
+        cached_tokens=min(count(inputs.get("cached_tokens")) or 0, told),
+        cache_write_tokens=min(count(inputs.get("cache_write_tokens")) or 0, told),
+        audio_input_tokens=min(count(inputs.get("audio_tokens")) or 0, told),
+        audio_output_tokens=min(count(outputs.get("audio_tokens")) or 0, written),
+        reasoning_tokens=min(count(outputs.get("reasoning_tokens")) or 0, written),
+    )
+
+
+def _details(block: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
+    return next((d for n in names if isinstance(d := block.get(n), Mapping)), {})

@@ -1,0 +1,327 @@
+"""What a restart finds again, and what happens when the disk says no. On a real file; other processes are played by other files."""
+
+import asyncio
+import fcntl
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from proxy.errors import StateUnavailable
+from proxy.policy.contract import Charge, Unit
+from proxy.state.contract import Delivery, Denial
+from proxy.state.sqlite import SqliteReservation, SqliteStore
+from tests.clock import FakeClock
+from tests.proxy.state.limits import money, requests, slot, tokens
+
+DAY = 86_400
+NEVER_S = 1e6  # groups are written by `flush` and `close` alone
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return tmp_path / "state"
+
+
+@pytest.fixture
+async def store(directory: Path, clock: FakeClock) -> AsyncIterator[SqliteStore]:
+    opened = await SqliteStore.open(directory, clock, group_s=NEVER_S)
+    yield opened
+    await opened.close()
+
+
+async def hold(store: SqliteStore, *charges: Charge) -> SqliteReservation:
+    held = await store.reserve(charges)
+    assert not isinstance(held, Denial), held
+    return held
+
+
+async def spend(store: SqliteStore, charge: Charge, used: int) -> None:
+    await (await hold(store, charge)).settle({charge.limit.unit: used})
+
+
+@contextmanager
+def aside(directory: Path) -> Iterator[sqlite3.Connection]:
+    """The file as another program sees it, such as `tollhouse usage`."""
+    with closing(sqlite3.connect(directory / "state.sqlite3", isolation_level=None)) as connection:
+        yield connection
+
+
+def rows(directory: Path) -> list[tuple[str, int]]:
+    with aside(directory) as connection:
+        return connection.execute("SELECT subject, spent FROM spend ORDER BY subject, start_s").fetchall()
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    with (directory / "lock").open("r+") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        yield
+
+
+def digest(file: Path) -> str:
+    return sha256(file.read_bytes()).hexdigest()
+
+
+def modes(directory: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mode & 0o777 for path in (directory, *directory.iterdir())}
+
+
+async def until(look: Callable[[], bool]) -> None:
+    """Let the loop and the writer's thread run until something is to be seen, which nothing announces."""
+    async with asyncio.timeout(30):
+        while not look():  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+
+async def test_a_restart_keeps_what_was_spent_and_forgets_what_was_held(directory: Path, clock: FakeClock) -> None:
+    store = await SqliteStore.open(directory, clock)
+    await spend(store, money(1000), 700)
+    await hold(store, money(300), slot(), requests(), tokens(10))
+    await store.close()
+    store = await SqliteStore.open(directory, clock)
+    assert (store.peek(money(0)).spent, store.peek(money(0)).held) == (700, 0)
+    assert isinstance(await store.reserve((money(301),)), Denial)
+    await spend(store, money(300), 300)
+    await store.close()
+    assert rows(directory) == [("everyone", 1000)]
+
+
+async def test_a_restart_on_the_next_day_starts_a_new_budget(directory: Path, clock: FakeClock) -> None:
+    store = await SqliteStore.open(directory, clock)
+    await spend(store, money(1000), 700)
+    await store.close()
+    clock.advance(DAY)
+    store = await SqliteStore.open(directory, clock)
+    assert store.peek(money(0)).spent == 0
+    await spend(store, money(1000), 5)
+    await store.close()
+    assert rows(directory) == [("everyone", 700), ("everyone", 5)]
+
+
+async def test_a_restart_in_another_unit_does_not_take_tokens_for_money(directory: Path, clock: FakeClock) -> None:
+    store = await SqliteStore.open(directory, clock)
+    await spend(store, money(1000), 700)
+    await store.close()
+    store = await SqliteStore.open(directory, clock)
+    in_tokens = replace(money(1000), limit=replace(money(0).limit, unit=Unit.TOKENS))
+    await spend(store, in_tokens, 1000)
+    assert store.peek(in_tokens).spent == 1000
+    await store.close()
+
+
+async def test_a_restart_keeps_the_pages_and_the_ids_of_those_delivered(directory: Path, clock: FakeClock) -> None:
+    waiting, sent = (Delivery(id=name, sink="oncall", body=b"{}", due_s=1.5) for name in ("waiting", "sent"))
+    store = await SqliteStore.open(directory, clock)
+    await store.put([waiting, sent])
+    await store.retry("waiting", due_s=7.5)
+    await store.done("sent")
+    await store.close()
+    store = await SqliteStore.open(directory, clock)
+    assert await store.due(10.0) == (Delivery(id="waiting", sink="oncall", body=b"{}", due_s=7.5, attempts=1),)
+    assert await store.put([waiting, sent]) == 0
+    await store.close()
+
+
+async def test_a_restored_quota_is_listed_from_its_first_call_on(directory: Path, clock: FakeClock) -> None:
+    store = await SqliteStore.open(directory, clock)
+    await spend(store, money(1000), 700)
+    await store.close()
+    store = await SqliteStore.open(directory, clock)
+    assert list(store.quotas()) == []
+    await hold(store, money(1))
+    assert [(subject, spent, held) for _, subject, spent, held, _ in store.quotas()] == [("everyone", 700, 1)]
+    await store.close()
+
+
+async def test_balances_are_written_in_the_background(directory: Path, clock: FakeClock) -> None:
+    store = await SqliteStore.open(directory, clock, group_s=0.0)
+    await spend(store, money(1000), 700)
+    await until(lambda: bool(rows(directory)))
+    assert rows(directory) == [("everyone", 700)]
+    await store.close()
+
+
+async def test_many_settlements_are_one_row(store: SqliteStore, directory: Path) -> None:
+    for _ in range(100):
+        await spend(store, money(1), 1)
+    assert "1 balances unwritten" in repr(store)
+    await store.flush()
+    assert "0 balances unwritten" in repr(store)
+    assert rows(directory) == [("everyone", 100)]
+
+
+async def test_settling_again_writes_nothing_again(store: SqliteStore, directory: Path) -> None:
+    held = await hold(store, money(100))
+    await held.settle({Unit.NANOUSD: 30})
+    await spend(store, money(100), 50)
+    await held.settle({Unit.NANOUSD: 30})
+    await store.flush()
+    assert rows(directory) == [("everyone", 80)]
+
+
+async def test_a_call_over_midnight_is_written_to_the_day_that_held_it(
+    store: SqliteStore, directory: Path, clock: FakeClock
+) -> None:
+    held = await hold(store, money(800))
+    clock.advance(DAY)
+    await spend(store, money(5), 5)
+    await held.settle({Unit.NANOUSD: 700})
+    await store.flush()
+    assert rows(directory) == [("everyone", 700), ("everyone", 5)]
+
+
+async def test_what_was_written_is_never_lowered(store: SqliteStore, directory: Path) -> None:
+    await spend(store, money(1000), 700)
+    await store.flush()
+    with aside(directory) as other:
+        other.execute("UPDATE spend SET spent = 900")
+    await spend(store, money(100), 50)
+    await store.flush()
+    assert rows(directory) == [("everyone", 900)]
+
+
+async def test_an_absurd_spend_is_written_as_the_most_that_fits(store: SqliteStore, directory: Path) -> None:
+    await spend(store, money(1), 10**30)
+    await store.flush()
+    assert rows(directory) == [("everyone", 2**63 - 1)]
+
+
+async def test_windows_are_deleted_40_days_after_their_end(store: SqliteStore, directory: Path, clock: FakeClock) -> None:
+    await spend(store, money(1000, subject="user=old"), 700)
+    await store.flush()
+    clock.advance(40 * DAY)
+    await spend(store, money(1, subject="user=new"), 1)
+    await store.flush()
+    assert rows(directory) == [("user=new", 1), ("user=old", 700)]
+    clock.advance(DAY)
+    await store.flush()
+    assert rows(directory) == [("user=new", 1)]
+
+
+async def test_a_failed_write_is_counted_kept_and_made_good(directory: Path, clock: FakeClock) -> None:
+    store = await SqliteStore.open(directory, clock, group_s=0.0)
+    with aside(directory) as other:
+        other.execute("ALTER TABLE spend RENAME TO gone")
+    await spend(store, money(1000), 700)
+    await until(lambda: store.failures > 0)
+    assert "1 balances unwritten" in repr(store)
+    assert f"failed writes, the last: {directory}: OperationalError: no such table: spend" in repr(store)
+    await spend(store, money(1), 1)  # calls go on
+    with aside(directory) as other:
+        other.execute("ALTER TABLE gone RENAME TO spend")
+    await until(lambda: rows(directory) == [("everyone", 701)])
+    await until(lambda: "0 balances unwritten" in repr(store))
+    await store.close()
+
+
+async def test_closing_says_what_it_could_not_write_and_lets_go_of_the_directory(directory: Path, clock: FakeClock) -> None:
+    store = await SqliteStore.open(directory, clock)
+    with aside(directory) as other:
+        other.execute("ALTER TABLE spend RENAME TO gone")
+    await spend(store, money(1000), 700)
+    with pytest.raises(StateUnavailable) as caught:
+        await store.close()
+    assert caught.value.detail == f"{directory}: OperationalError: no such table: spend"
+    assert "closed: 1 balances unwritten" in repr(store)
+    with aside(directory) as other:
+        other.execute("ALTER TABLE gone RENAME TO spend")
+    await (await SqliteStore.open(directory, clock)).close()
+
+
+async def test_a_failing_outbox_tells_its_caller(store: SqliteStore, directory: Path) -> None:
+    with aside(directory) as other:
+        other.execute("ALTER TABLE page RENAME TO gone")
+    with pytest.raises(StateUnavailable, match="state_unavailable"):
+        await store.put([Delivery(id="a", sink="oncall", body=b"{}", due_s=0.0)])
+    with aside(directory) as other:
+        other.execute("ALTER TABLE gone RENAME TO page")
+    assert await store.put([Delivery(id="a", sink="oncall", body=b"{}", due_s=0.0)]) == 1
+
+
+async def test_pages_are_queued_all_or_none(store: SqliteStore) -> None:
+    broken = Delivery(id="b", sink=None, body=b"{}", due_s=0.0)  # type: ignore[arg-type]
+    with pytest.raises(StateUnavailable):
+        await store.put([Delivery(id="a", sink="oncall", body=b"{}", due_s=0.0), broken])
+    assert await store.due(1.0) == ()
+
+
+async def test_a_second_process_on_one_directory_is_refused(store: SqliteStore, directory: Path, clock: FakeClock) -> None:
+    with pytest.raises(StateUnavailable) as caught:
+        await SqliteStore.open(directory, clock)
+    assert caught.value.detail == f"another process uses {directory}: give each its own TOLLHOUSE_STATE_DIR"
+    await spend(store, money(1), 1)
+
+
+async def test_a_lock_held_by_another_program_is_respected_until_it_lets_go(directory: Path, clock: FakeClock) -> None:
+    await (await SqliteStore.open(directory, clock)).close()
+    with locked(directory), pytest.raises(StateUnavailable):
+        await SqliteStore.open(directory, clock)
+    await (await SqliteStore.open(directory, clock)).close()
+
+
+async def test_a_newer_schema_is_refused_and_left_alone(directory: Path, clock: FakeClock) -> None:
+    await (await SqliteStore.open(directory, clock)).close()
+    with aside(directory) as other:
+        other.execute("PRAGMA user_version = 7")
+    for _ in range(2):  # and the lock is not kept
+        with pytest.raises(StateUnavailable) as caught:
+            await SqliteStore.open(directory, clock)
+        assert caught.value.detail == (
+            f"{directory}/state.sqlite3 has schema 7 and this version of tollhouse knows 1: "
+            "run the newer version, or set TOLLHOUSE_STATE_DIR to another directory"
+        )
+
+
+@pytest.fixture
+def garbage(directory: Path) -> Path:
+    directory.mkdir()
+    file = directory / "state.sqlite3"
+    file.write_bytes(b"no page of any database" * 100)
+    return file
+
+
+async def test_a_file_that_is_no_database_is_refused_and_left_alone(garbage: Path, directory: Path, clock: FakeClock) -> None:
+    before = digest(garbage)
+    with pytest.raises(StateUnavailable) as caught:
+        await SqliteStore.open(directory, clock)
+    assert caught.value.detail == f"{directory}: DatabaseError: file is not a database"
+    assert digest(garbage) == before
+
+
+async def test_a_directory_that_cannot_be_made_is_refused(tmp_path: Path, clock: FakeClock) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StateUnavailable) as caught:
+        await SqliteStore.open(tmp_path / "file" / "state", clock)
+    assert caught.value.detail is not None
+    assert "NotADirectoryError" in caught.value.detail
+
+
+async def test_nobody_else_may_read_the_state(store: SqliteStore, directory: Path) -> None:
+    await spend(store, money(1), 1)
+    await store.flush()
+    files = dict.fromkeys(["lock", "state.sqlite3", "state.sqlite3-wal", "state.sqlite3-shm"], 0o600)
+    assert modes(directory) == {"state": 0o700, **files}
+
+
+async def test_the_file_survives_the_process_without_an_fsync_for_every_group(store: SqliteStore, directory: Path) -> None:
+    with aside(directory) as other:
+        assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+async def test_a_closed_store_refuses_instead_of_losing(directory: Path, clock: FakeClock) -> None:
+    store = await SqliteStore.open(directory, clock)
+    late = await hold(store, money(10))
+    await store.close()
+    await store.close()
+    with pytest.raises(StateUnavailable):
+        await store.reserve((money(1),))
+    with pytest.raises(StateUnavailable):
+        await late.settle({Unit.NANOUSD: 3})
+    with pytest.raises(StateUnavailable):
+        await store.put([])
+    assert set(modes(directory)) == {"state", "lock", "state.sqlite3"}
