@@ -88,22 +88,25 @@ class _Reader:
 
 
 class _Client(asyncio.Protocol):
-    """One keep-alive connection. `finished` ends with it: None when it was asked to stop, or what went wrong."""
+    """One keep-alive connection: a call at a time, and the next follows at once while `again` holds."""
 
     def __init__(self, requests: Sequence[bytes], expected: bytes) -> None:
         self._requests, self._expected = requests, expected
         self._turn = 0
-        self._stopping = False
-        self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.calls: list[int] = []  # nanoseconds of each whole call
+        self.again = False
+        self.idle = asyncio.Event()  # no call is under way, or none will ever be again
+        self.idle.set()
+        self.error: BadReply | None = None
+        self.calls_ns: list[int] = []
         self.body_bytes = 0
-        self.first_ns = 0  # until the first byte of the body, of the call under way
+        self.first_ns = 0  # until the first byte of the body, of the latest call
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
-        self._send()
 
-    def _send(self) -> None:
+    def send(self) -> None:
+        """Begin a call. Only while idle."""
+        self.idle.clear()
         self._reader = _Reader()
         self.first_ns = 0
         data = self._requests[self._turn % len(self._requests)]
@@ -114,86 +117,96 @@ class _Client(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         try:
             got = self._reader.feed(data)
-            if got and not self.first_ns:
-                self.first_ns = time.perf_counter_ns() - self._begun_ns
-            self.body_bytes += got
-            if self._reader.over:
-                self._complete(time.perf_counter_ns() - self._begun_ns)
-        except (BadReply, ValueError) as exc:
-            self._end(exc if isinstance(exc, BadReply) else BadReply(f"malformed: {data[:200]!r}"))
+        except BadReply as exc:
+            self._fail(exc)
+            return
+        except ValueError:
+            self._fail(BadReply(f"malformed chunk: {data[:200]!r}"))
+            return
+        if got and not self.first_ns:
+            self.first_ns = time.perf_counter_ns() - self._begun_ns
+        self.body_bytes += got
+        if self._reader.over:
+            self._complete(time.perf_counter_ns() - self._begun_ns)
 
     def _complete(self, taken_ns: int) -> None:
         body = self._reader.body()
         if body != self._expected:
-            raise BadReply(f"{len(body)} bytes instead of {len(self._expected)}: {body[:200]!r} … {body[-200:]!r}")
-        self.calls.append(taken_ns)
-        if self._stopping:
-            self._end(None)
+            self._fail(BadReply(f"{len(body)} bytes instead of {len(self._expected)}: {body[:200]!r} … {body[-200:]!r}"))
+            return
+        self.calls_ns.append(taken_ns)
+        if self.again:
+            self.send()
         else:
-            self._send()
-
-    def stop(self) -> None:
-        """After the call that is under way."""
-        self._stopping = True
-
-    def abandon(self) -> None:
-        """At once, whatever is under way."""
-        self._end(None)
+            self.idle.set()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._end(BadReply(f"the connection was lost in mid-call: {exc!r}"))
+        self._fail(BadReply(f"the connection was lost: {exc!r}"))
 
-    def _end(self, error: BadReply | None) -> None:
-        if self.finished.done():
-            return
-        if error is None:
-            self.finished.set_result(None)
-        else:
-            self.finished.set_exception(error)
+    def _fail(self, error: BadReply) -> None:
+        self.error = self.error or error
+        self.again = False
+        self.idle.set()
         self._transport.close()
 
 
 class Load:
-    """Some clients at work. Leaving the `async with` stops them after their calls and fails if any reply was wrong.
+    """Clients of one port, connected and idle until told to work. requests: sent in turn; expected: the body of every reply."""
 
-    once: each makes one call (a stream); otherwise the next follows as soon as one is over.
-    """
-
-    def __init__(
-        self, port: int, requests: Sequence[bytes], *, expected: bytes, clients: int, once: bool = False, apart_s: float = 0
-    ) -> None:
-        self._port, self._count, self._apart_s, self._once = port, clients, apart_s, once
-        # Neighbours begin with different requests, so that both kinds are always under way.
-        turned = [[*requests[i % len(requests) :], *requests[: i % len(requests)]] for i in range(clients)]
-        self._make = [lambda order=order: _Client(order, expected) for order in turned]
-        self.clients: list[_Client] = []
+    def __init__(self, port: int, requests: Sequence[bytes], *, expected: bytes, clients: int) -> None:
+        self._port = port
+        # Neighbours begin with different requests, so that all kinds are always under way.
+        turns = [i % len(requests) for i in range(clients)]
+        self._clients = [_Client([*requests[turn:], *requests[:turn]], expected) for turn in turns]
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
-        for make in self._make:
-            _, client = await loop.create_connection(make, "127.0.0.1", self._port)
-            self.clients.append(client)
-            if self._once:
-                client.stop()
-            if self._apart_s:
-                await asyncio.sleep(self._apart_s)
+        for client in self._clients:
+            await loop.create_connection(lambda c=client: c, "127.0.0.1", self._port)  # type: ignore[misc]
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if error is not None:
-            for client in self.clients:
-                client.abandon()
-            return
-        for client in self.clients:
-            client.stop()
+        for client in self._clients:
+            client._transport.close()
+
+    def resume(self) -> None:
+        """Every client makes one call after the other."""
+        for client in self._clients:
+            client.again = True
+            client.send()
+
+    async def pause(self) -> None:
+        """Wait for the calls under way and begin no more. Errors: BadReply for any reply so far, TimeoutError."""
+        for client in self._clients:
+            client.again = False
         async with asyncio.timeout(_PATIENCE_S):
-            await asyncio.gather(*(client.finished for client in self.clients))
+            for client in self._clients:
+                await client.idle.wait()
+        for client in self._clients:
+            if client.error is not None:
+                raise client.error
+
+    async def once(self, *, apart_s: float) -> None:
+        """Every client begins one call, so many seconds after its neighbour."""
+        for client in self._clients:
+            client.send()
+            await asyncio.sleep(apart_s)
 
     @property
     def calls(self) -> int:
         """Whole calls so far."""
-        return sum(len(client.calls) for client in self.clients)
+        return sum(len(client.calls_ns) for client in self._clients)
 
     @property
     def body_bytes(self) -> int:
-        return sum(client.body_bytes for client in self.clients)
+        return sum(client.body_bytes for client in self._clients)
+
+    @property
+    def calls_ns(self) -> list[int]:
+        """How long each whole call took."""
+        return [taken for client in self._clients for taken in client.calls_ns]
+
+    @property
+    def first_ns(self) -> list[int]:
+        """How long the latest call of each client waited for the first byte of its body."""
+        return [client.first_ns for client in self._clients]

@@ -6,15 +6,17 @@ measured and what is not.
 
 import argparse
 import asyncio
+import fcntl
 import gc
 import json
 import os
 import platform
+import signal
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,15 +39,19 @@ _CONNECTIONS = 32
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How long, in seconds: settling and measuring at 32 connections, measuring at one, and over streams; and how often."""
+    """How often and how long. Times in seconds.
+
+    A round has so many slices of each closed loop, in which the subjects take turns, and one window of streams for each.
+    Short turns, because a neighbour's load on a shared machine then falls on both subjects alike.
+    """
 
     rounds: int
     cold_starts: int
-    settle_s: float
-    busy_s: float
-    single_s: float
+    slices: int
+    slice_s: float
     stream_s: float
     apart_s: float  # between the starts of two streams
+    settle_s: float = 0.03
 
     @property
     def events(self) -> int:
@@ -53,9 +59,17 @@ class Plan:
         return round((_STREAMS * self.apart_s + self.settle_s + self.stream_s + 0.5) * _EVENTS_S)
 
 
-# Many short rounds rather than a few long ones: a neighbour's load then falls on both subjects alike.
-FULL = Plan(rounds=13, cold_starts=5, settle_s=0.25, busy_s=0.6, single_s=0.4, stream_s=1.5, apart_s=0.006)
-QUICK = Plan(rounds=5, cold_starts=3, settle_s=0.15, busy_s=0.5, single_s=0.3, stream_s=0.8, apart_s=0.005)
+FULL = Plan(rounds=11, cold_starts=5, slices=10, slice_s=0.12, stream_s=1.8, apart_s=0.006)
+QUICK = Plan(rounds=4, cold_starts=3, slices=5, slice_s=0.10, stream_s=1.0, apart_s=0.005)
+
+
+@dataclass(slots=True)
+class Tally:
+    """What one subject did in its slices of a round."""
+
+    calls: int = 0
+    cpu_s: float = 0.0
+    took_s: float = 0.0
 
 
 class Bench:
@@ -121,67 +135,72 @@ class Bench:
         return wire.request(subject.port, prompt_bytes=100, capped=True)
 
     async def _round(self, subjects: Sequence[Subject], mock: Subject) -> None:
-        for subject in subjects:
-            cost_us, rate = await self._busy(subject, prompt_bytes=1000)
-            self.report.add(subject.name, request_1k_us=cost_us, requests_s=rate)
-        for subject in subjects:
-            cost_us, _ = await self._busy(subject, prompt_bytes=32_000)
-            self.report.add(subject.name, request_32k_us=cost_us)
-        direct = await self._single(mock)
-        for subject in subjects:
-            p50, p99 = (through - straight for through, straight in zip(await self._single(subject), direct, strict=True))
-            self.report.add(subject.name, added_p50_us=p50, added_p99_us=p99)
+        small = await self._closed_loop(subjects, prompt_bytes=1000, clients=_CONNECTIONS)
+        large = await self._closed_loop(subjects, prompt_bytes=32_000, clients=_CONNECTIONS)
+        single = await self._closed_loop([mock, *subjects], prompt_bytes=1000, clients=1)
+        direct, *through = (_percentiles(load.calls_ns) for load, _ in single)
+        for subject, (_, one), (_, other), latency in zip(subjects, small, large, through, strict=True):
+            self.idlest = min(self.idlest, one.cpu_s / one.took_s)
+            self.report.add(
+                subject.name,
+                request_1k_us=one.cpu_s / one.calls * 1e6,
+                request_32k_us=other.cpu_s / other.calls * 1e6,
+                requests_s=one.calls / one.took_s,
+                added_p50_us=latency[0] - direct[0],
+                added_p99_us=latency[1] - direct[1],
+            )
         for subject in subjects:
             await self._streams(subject)
 
-    def _load(self, subject: Subject, *, prompt_bytes: int, clients: int) -> Load:
-        """Half of the calls say max_tokens, half do not."""
-        requests = [wire.request(subject.port, prompt_bytes=prompt_bytes, capped=capped) for capped in (True, False)]
-        return Load(subject.port, requests, expected=wire.REPLY, clients=clients)
+    async def _closed_loop(self, subjects: Sequence[Subject], *, prompt_bytes: int, clients: int) -> list[tuple[Load, Tally]]:
+        """The subjects in turn under clients that each send the next call when one is answered. Half of the calls say max_tokens."""
+        async with AsyncExitStack() as stack:
+            runs = []
+            for subject in subjects:
+                requests = [wire.request(subject.port, prompt_bytes=prompt_bytes, capped=capped) for capped in (True, False)]
+                load = Load(subject.port, requests, expected=wire.REPLY, clients=clients)
+                runs.append((subject, await stack.enter_async_context(load), Tally()))
+            for _ in range(self._plan.slices):
+                for subject, load, tally in runs:
+                    await self._slice(subject, load, tally)
+            return [(load, tally) for _, load, tally in runs]
 
-    async def _busy(self, subject: Subject, *, prompt_bytes: int) -> tuple[float, float]:
-        """CPU µs per request, and requests per second, of a subject that has as much to do as it can."""
-        async with self._load(subject, prompt_bytes=prompt_bytes, clients=_CONNECTIONS) as load:
-            await asyncio.sleep(self._plan.settle_s)
-            calls, cpu_s, begun = load.calls, subject.cpu_s(), time.perf_counter()
-            await asyncio.sleep(self._plan.busy_s)
-            calls, cpu_s, took_s = load.calls - calls, subject.cpu_s() - cpu_s, time.perf_counter() - begun
-        self._count(load)
-        if not calls:
-            raise Failed(f"{subject.name} answered nothing in {took_s:.1f} s")
-        self.idlest = min(self.idlest, cpu_s / took_s)
-        return cpu_s / calls * 1e6, calls / took_s
-
-    async def _single(self, subject: Subject) -> tuple[float, float]:
-        """p50 and p99 of the latency of calls one after the other, µs."""
-        async with self._load(subject, prompt_bytes=1000, clients=1) as load:
-            await asyncio.sleep(self._plan.single_s)
-        self._count(load)
-        return _percentiles(load.clients[0].calls)
+    async def _slice(self, subject: Subject, load: Load, tally: Tally) -> None:
+        before = load.body_bytes, load.calls
+        load.resume()
+        await asyncio.sleep(self._plan.settle_s)
+        calls, cpu_s, begun = load.calls, subject.cpu_s(), time.perf_counter()
+        await asyncio.sleep(self._plan.slice_s)
+        tally.calls += load.calls - calls
+        tally.cpu_s += subject.cpu_s() - cpu_s
+        tally.took_s += time.perf_counter() - begun
+        await load.pause()
+        self.reply_bytes += load.body_bytes - before[0]
+        self.replies += load.calls - before[1]
+        if load.calls == calls:
+            raise Failed(f"{subject.name} answered nothing in {self._plan.slice_s} s")
 
     async def _streams(self, subject: Subject) -> None:
         """CPU per event in a window in which all streams run."""
         expected = wire.EVENT * self._plan.events + wire.DONE
         requests = [wire.request(subject.port, prompt_bytes=1000, capped=capped, stream=True) for capped in (True, False)]
-        load = Load(subject.port, requests, expected=expected, clients=_STREAMS, once=True, apart_s=self._plan.apart_s)
-        async with load:
+        async with Load(subject.port, requests, expected=expected, clients=_STREAMS) as load:
+            await load.once(apart_s=self._plan.apart_s)
             await asyncio.sleep(self._plan.settle_s)
-            got, cpu_s = load.body_bytes, subject.cpu_s()
+            got, cpu_s, begun = load.body_bytes, subject.cpu_s(), time.perf_counter()
             await asyncio.sleep(self._plan.stream_s)
-            got, cpu_s = load.body_bytes - got, subject.cpu_s() - cpu_s
-            if load.calls:
-                raise Failed("a stream ended before the window did: the load is too slow for this machine")
-        self._count(load)
-        events = got / len(wire.EVENT)
-        due = _STREAMS * _EVENTS_S * self._plan.stream_s
+            got, cpu_s, took_s = load.body_bytes - got, subject.cpu_s() - cpu_s, time.perf_counter() - begun
+            ended = load.calls
+            await load.pause()
+        if ended:
+            raise Failed("a stream ended before the window did: this machine is too slow for the load")
+        events, due = got / len(wire.EVENT), _STREAMS * _EVENTS_S * took_s
         if not 0.9 * due < events < 1.1 * due:
-            raise Failed(f"{subject.name} handed on {events:.0f} events in a window of {due:.0f}")
-        first_p50, first_p99 = _percentiles([client.first_ns for client in load.clients])
-        self.report.add(subject.name, event_us=cpu_s / events * 1e6, first_token_p50_us=first_p50, first_token_p99_us=first_p99)
-
-    def _count(self, load: Load) -> None:
+            raise Failed(f"{subject.name} handed on {events:.0f} events where {due:.0f} were due")
         self.replies += load.calls
         self.reply_bytes += load.body_bytes
+        first_p50, first_p99 = _percentiles(load.first_ns)
+        self.report.add(subject.name, event_us=cpu_s / events * 1e6, first_token_p50_us=first_p50, first_token_p99_us=first_p99)
 
 
 def _at_home(command: Sequence[str]) -> list[str]:
@@ -230,7 +249,21 @@ def _cores() -> tuple[int, int]:
     return allowed[0], allowed[1]
 
 
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Two runs at once would measure each other. Errors: Failed."""
+    with Path(__file__).open() as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            raise Failed("another run is measuring on this machine; wait for its end") from exc
+        yield
+
+
 async def measure(given: argparse.Namespace) -> None:
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    loop.add_signal_handler(signal.SIGTERM, task.cancel)  # so that the children end and the folder goes
     cores = _cores()
     os.sched_setaffinity(0, {cores[1]})
     if not given.self_check:
@@ -252,6 +285,8 @@ async def measure(given: argparse.Namespace) -> None:
         f"Medians of {plan.rounds} interleaved rounds (least–most), ratios within a round; the subject alone on one core, mock upstream "
         "and load on another, loopback, keep-alive, no TLS, all clauses of the default policy on, log to a pipe that is drained."
     )
+    if bench.idlest < 0.8:
+        _say("note: a subject got less than its core: other work runs here, or the load is the bottleneck; trust the ratios only")
     print(f"{replies}; least busy subject under load: {bench.idlest:.0%} of its core. {_machine()}.")
 
 
@@ -263,7 +298,12 @@ def main() -> int:
         "--self-check", action="store_true", help="a second bare relay in Tollhouse's place: its ratios are the noise"
     )
     try:
-        uvloop.run(measure(parser.parse_args()))
+        given = parser.parse_args()
+        with _alone():
+            uvloop.run(measure(given))
+    except asyncio.CancelledError:
+        _say("bench: told to stop")
+        return 1
     except (Failed, BadReply, OSError, TimeoutError) as error:
         _say(f"bench: {type(error).__name__}: {error}")
         return 1

@@ -112,6 +112,6 @@ def retry_after_s(text: str | None, *, now_s: float) -> float | None:
         return float(text)
     try:
         date = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError, IndexError):  # what garbage makes it raise
         return None
     return max(0.0, (date if date.tzinfo is not None else date.replace(tzinfo=UTC)).timestamp() - now_s)

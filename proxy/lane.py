@@ -134,7 +134,9 @@ class Lane:
             return
         try:
             status, retry_after_s = await self._hand_over(page)
-        except Unreachable as error:
+        except Exception as error:
+            if not isinstance(error, Unreachable):  # a defect of ours; the page gets its day all the same, and no longer
+                self._means.report(error)
             await self._put_off(delivery, page, error=error)
             return
         if status >= 500 or status in _TRY_AGAIN:

@@ -101,13 +101,12 @@ class Bucket:
             self._tat = take(self._pace, self._tat, now_ns, used - held)
 
     def balance(self, charge: Charge, now_ns: int, now_s: float) -> Balance:
-        own, tat = self._pace, self._tat
-        rule = charge.limit.rule
+        shown, tat, rule = self._pace, self._tat, charge.limit.rule
         if charge.limit is not self.limit and isinstance(rule, Rate):
             # A call that began before a reload is told about the limit it began under.
-            tat = rescale(tat, now_ns, old=own, new=pace(rule))
-            own = pace(rule)
-        return Balance(charge, remaining(own, tat, now_ns), reset_ns(own, tat, now_ns) / NS, 0, self._held)
+            shown = pace(rule)
+            tat = rescale(tat, now_ns, old=self._pace, new=shown)
+        return Balance(charge, remaining(shown, tat, now_ns), reset_ns(shown, tat, now_ns) / NS, 0, self._held)
 
     def at_rest(self, now_ns: int, now_s: float) -> bool:
         return not self._calls and not reset_ns(self._pace, self._tat, now_ns)

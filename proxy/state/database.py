@@ -105,11 +105,11 @@ class Database:
                 for delivery in deliveries
             )
 
-    def due(self, now_s: float, most: int) -> tuple[Delivery, ...]:
+    def due(self, now_s: float, most: int, skip: Sequence[str]) -> tuple[Delivery, ...]:
         rows = self._connection.execute(
-            """SELECT id, sink, body, due_s, attempts FROM page WHERE done_s IS NULL AND due_s <= ?
-            ORDER BY due_s, rowid LIMIT ?""",
-            (now_s, most),
+            f"""SELECT id, sink, body, due_s, attempts FROM page WHERE done_s IS NULL AND due_s <= ?
+            AND sink NOT IN ({", ".join("?" * len(skip))}) ORDER BY due_s, rowid LIMIT ?""",  # noqa: S608 - question marks only
+            (now_s, *skip, most),
         )
         return tuple(Delivery(*row) for row in rows)
 

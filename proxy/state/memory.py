@@ -6,7 +6,7 @@ says no more than a new one would is forgotten, a few at each call, so that no c
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from math import inf
@@ -140,9 +140,9 @@ class MemoryStore:
                 self._undelivered.setdefault(delivery.id, delivery)
         return len(self._undelivered) - before
 
-    async def due(self, now_s: float, *, most: int = 32) -> tuple[Delivery, ...]:
+    async def due(self, now_s: float, *, most: int = 32, skip: Collection[str] = ()) -> tuple[Delivery, ...]:
         # A scan: pages wait by the dozen, and only while a sink is down.
-        waiting = [delivery for delivery in self._undelivered.values() if delivery.due_s <= now_s]
+        waiting = [delivery for delivery in self._undelivered.values() if delivery.due_s <= now_s and delivery.sink not in skip]
         return tuple(sorted(waiting, key=lambda delivery: delivery.due_s)[:most])
 
     async def retry(self, id: str, *, due_s: float) -> None:

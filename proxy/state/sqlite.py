@@ -11,7 +11,7 @@ break: a noted balance stays noted until it is written, whatever happens to the 
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -33,14 +33,13 @@ RETRY_GROUPS = 20  # how many of these to let pass after a failed write: a secon
 
 
 class SqliteReservation:
-    """What one call holds in a SqliteStore. Its settlement is noted for the disk, once."""
+    """What one call holds in a SqliteStore. Its settlement is noted for the disk."""
 
-    __slots__ = ("_held", "_noted", "_store")
+    __slots__ = ("_held", "_store")
 
     def __init__(self, store: "SqliteStore", held: MemoryReservation) -> None:
         self._store = store
         self._held = held
-        self._noted = False
 
     @property
     def balances(self) -> tuple[Balance, ...]:
@@ -52,9 +51,7 @@ class SqliteReservation:
 
     async def settle(self, used: Mapping[Unit, int]) -> tuple[Balance, ...]:
         balances = await self._held.settle(used)
-        if not self._noted:
-            self._noted = True
-            self._store.note(balances)
+        self._store.note(balances)
         return balances
 
     def __repr__(self) -> str:
@@ -118,6 +115,7 @@ class SqliteStore:
         if not settled:
             return
         for key, spent in settled.items():
+            # A balance that is settled twice comes twice, and others may have been spent in between.
             self._unwritten[key] = max(spent, self._unwritten.get(key, 0))
         self._check_open()
         self._write_in(self._group_s)
@@ -148,9 +146,9 @@ class SqliteStore:
         self._check_open()
         return await self._run(self._database.put, deliveries, self._clock.wall_s())
 
-    async def due(self, now_s: float, *, most: int = 32) -> tuple[Delivery, ...]:
+    async def due(self, now_s: float, *, most: int = 32, skip: Collection[str] = ()) -> tuple[Delivery, ...]:
         self._check_open()
-        return await self._run(self._database.due, now_s, most)
+        return await self._run(self._database.due, now_s, most, tuple(skip))
 
     async def retry(self, id: str, *, due_s: float) -> None:
         self._check_open()

@@ -4,18 +4,20 @@ The rule a reader could break: through Tollhouse speaks nothing but the official
 """
 
 import hashlib
+import json
 import secrets
 import signal
 from collections.abc import Awaitable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-import openai
+import aiohttp
 from checks import Failed, expect, until
 from children import LlamaServer, Tollhouse
-from openai import APIStatusError, AsyncOpenAI
+from openai import APIStatusError, AsyncOpenAI, DefaultAsyncHttpxClient
 from receiver import Receiver
 
 Error = TypeVar("Error", bound=APIStatusError)
@@ -24,6 +26,7 @@ KEYS = ("app", "capped", "burst", "spender", "broke")
 _SETTLED_S = 10  # the first call that must be counted loads an encoding
 _CLIENT_S = 60
 _MODEL_S = 60
+_WATCH_S = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,14 @@ class Secrets:
     canary: str = field(default_factory=lambda: f"canary{secrets.token_hex(6)}")
 
 
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A moment of the run. calls: log lines there were; sent: requests that had been sent."""
+
+    calls: int
+    sent: int
+
+
 class Rig:
     """Everything that runs. tollhouse: the process that is up now; retired: those that have ended."""
 
@@ -48,17 +59,18 @@ class Rig:
         self.retired: list[Tollhouse] = []
         self.published: list[str] = []  # metrics and policy pages, as they were just before each process ended
         self.shown: list[str] = []  # the text of every refusal that a client was shown
-        self.sent = 0  # requests to Tollhouse so far
+        self._sent = 0
         self._policy = policy
         self._tollhouse: Tollhouse | None = None
-        self.http = openai.DefaultAsyncHttpxClient(trust_env=False, timeout=_CLIENT_S, event_hooks={"request": [self._count]})
+        self._apps = DefaultAsyncHttpxClient(trust_env=False, timeout=_CLIENT_S, event_hooks={"request": [self._count]})
+        self._watching = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_WATCH_S))
 
     def __repr__(self) -> str:
-        return f"<Rig {self._tollhouse} before {self.llama}, sent={self.sent}>"
+        return f"<Rig {self._tollhouse} before {self.llama}, sent={self._sent}>"
 
     async def _count(self, request: Any) -> None:
         if self._tollhouse is not None and str(request.url).startswith(f"{self._tollhouse.data}/"):
-            self.sent += 1
+            self._sent += 1
 
     @property
     def tollhouse(self) -> Tollhouse:
@@ -66,7 +78,10 @@ class Rig:
         return self._tollhouse
 
     async def open_gate(self) -> None:
-        """Start Tollhouse. Errors: Failed."""
+        """Start Tollhouse; one that still runs is stopped first. Errors: Failed."""
+        if self._tollhouse is not None:
+            await self._tollhouse.child.stop()
+            self.retire()
         env = {
             "REAL_UPSTREAM": f"http://{self.llama.address}/v1",
             "REAL_UPSTREAM_KEY": self.secrets.upstream_key,
@@ -82,9 +97,15 @@ class Rig:
 
     async def publish(self) -> str:
         """Its metrics, kept together with its policy page for the search for leaks."""
-        metrics = (await self.http.get(f"{self.tollhouse.admin}/metrics")).text
-        self.published += [metrics, (await self.http.get(f"{self.tollhouse.admin}/policy")).text]
-        return metrics
+        pages = [await self._read(f"{self.tollhouse.admin}/{page}") for page in ("metrics", "policy")]
+        self.published += pages
+        return pages[0]
+
+    async def _read(self, url: str, *, key: str | None = None) -> str:
+        headers = {"authorization": f"Bearer {key}"} if key is not None else {}
+        async with self._watching.get(url, headers=headers) as answer:
+            expect(answer.status == 200, f"{url} answers {answer.status}")
+            return await answer.text()
 
     def retire(self) -> None:
         """Tollhouse has ended and another may start."""
@@ -92,7 +113,8 @@ class Rig:
         self._tollhouse = None
 
     async def close(self) -> None:
-        await self.http.aclose()
+        await self._apps.aclose()
+        await self._watching.close()
         if self._tollhouse is not None:
             await self._tollhouse.child.stop()
 
@@ -111,7 +133,7 @@ class Rig:
         return self._client(f"http://{self.llama.address}/v1", self.llama.key, 0)
 
     def _client(self, base_url: str, key: str, max_retries: int) -> AsyncOpenAI:
-        return AsyncOpenAI(base_url=base_url, api_key=key, max_retries=max_retries, timeout=_CLIENT_S, http_client=self.http)
+        return AsyncOpenAI(base_url=base_url, api_key=key, max_retries=max_retries, timeout=_CLIENT_S, http_client=self._apps)
 
     def prompt(self, text: str) -> str:
         return f"{text} ({self.secrets.canary})"
@@ -119,27 +141,40 @@ class Rig:
     def messages(self, text: str) -> list[Any]:
         return [{"role": "user", "content": self.prompt(text)}]
 
-    async def refused(self, call: Awaitable[object], error: type[Error], *, code: str) -> Error:
-        """The error of the SDK, and the code in it, that a call must end in. Errors: Failed."""
+    async def refused(self, call: Awaitable[object], error: type[Error], *, code: str | None = None) -> Error:
+        """The error of the SDK that a call must end in; code: what it must say, None = any. Errors: Failed."""
         try:
             await call
         except APIStatusError as raised:
             self.shown.append(f"{raised.response.text} {dict(raised.response.headers)}")
-            expect(isinstance(raised, error), f"expected {error.__name__}, got {type(raised).__name__}: {raised.message}")
-            expect(raised.code == code, f"expected the code {code}, got {raised.code}: {raised.message}")
+            if not isinstance(raised, error):
+                raise Failed(f"expected {error.__name__}, got {type(raised).__name__}: {raised.message}") from raised
+            expect(code is None or raised.code == code, f"expected the code {code}, got {raised.code}: {raised.message}")
             expect(raised.request_id, "an error without x-request-id")
-            assert isinstance(raised, error)
             return raised
         raise Failed(f"expected {error.__name__}, and the call passed")
 
     # ── what can be seen from outside ────────────────────────────────────────────────────────────────────────────────
 
-    async def logged(self, calls_before: int, sent_before: int) -> list[dict[str, Any]]:
-        """The log lines of all calls since then, once each has one. Errors: Failed."""
-        wanted = self.sent - sent_before
+    def calls(self) -> list[dict[str, Any]]:
+        """The log lines of all calls so far, of every process."""
+        current = [self._tollhouse] if self._tollhouse is not None else []
+        return [line for tollhouse in (*self.retired, *current) for line in tollhouse.calls()]
+
+    def mark(self) -> Mark:
+        """Now, for `since`."""
+        return Mark(calls=len(self.calls()), sent=self._sent)
+
+    def sent_since(self, mark: Mark) -> int:
+        """Requests to Tollhouse since then, those that the SDK repeated included."""
+        return self._sent - mark.sent
+
+    async def since(self, mark: Mark) -> list[dict[str, Any]]:
+        """The log lines of all calls since then, once each has its one. Errors: Failed."""
+        wanted = self.sent_since(mark)
 
         async def look() -> list[dict[str, Any]] | None:
-            lines = self.tollhouse.calls()[calls_before:]
+            lines = self.calls()[mark.calls :]
             return lines if len(lines) >= wanted else None
 
         lines, _ = await until(f"{wanted} log lines call.finished", look, within_s=_SETTLED_S)
@@ -148,8 +183,9 @@ class Rig:
 
     async def busy_slots(self) -> int:
         """How many of the model server's slots are at work, asked of it directly."""
-        answer = await self.http.get(f"http://{self.llama.address}/slots", headers={"authorization": f"Bearer {self.llama.key}"})
-        return sum(slot["is_processing"] for slot in answer.json())
+        return sum(
+            slot["is_processing"] for slot in json.loads(await self._read(f"http://{self.llama.address}/slots", key=self.llama.key))
+        )
 
     async def slots_free(self, *, within_s: float) -> float:
         """Wait for the model server to have nothing to do. Returns the seconds that took. Errors: Failed."""
@@ -166,9 +202,9 @@ class Rig:
             code = self.llama.child.returncode
             expect(code != -signal.SIGILL, "the packaged model server needs CPU instructions that this machine lacks (SIGILL)")
             expect(code is None, f"the model server ended with {code} while it loaded the model")
-            try:
-                return (await self.http.get(f"http://{self.llama.address}/health")).status_code == 200 or None
-            except openai.httpx.TransportError:  # it is ending, and the next look says how
-                return None
+            with suppress(aiohttp.ClientError):  # when it is ending, the next look says how
+                async with self._watching.get(f"http://{self.llama.address}/health") as answer:
+                    return answer.status == 200 or None
+            return None
 
         await until("the model loaded", look, within_s=_MODEL_S)

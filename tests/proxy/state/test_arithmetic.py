@@ -190,6 +190,13 @@ def test_a_day_that_has_begun_keeps_on_when_the_clock_is_set_back_to_yesterday()
     assert window("day", zone, local("2010-11-06T23:30:00", zone, fold=0))[1] == begun[0]
 
 
+def test_yesterday_keeps_on_until_a_midnight_that_the_clock_jumped_over() -> None:
+    zone = "America/Toronto"  # went from 23:30 to 00:30
+    jumped_s = local("1919-03-31T00:30:00", zone)
+    assert window("day", zone, jumped_s - 1) == window("day", zone, jumped_s)
+    assert window("day", zone, jumped_s + 1800)[0] == jumped_s + 1800
+
+
 PERIODS = st.sampled_from(["minute", "hour", "day", "week", "month"])
 ZONES = st.sampled_from(sorted(available_timezones()))
 

@@ -67,3 +67,9 @@ async def test_an_unknown_id_is_nobodys_page(store: Outbox) -> None:
     await store.retry("unknown", due_s=0.0)
     await store.done("unknown")
     assert await store.due(1e12) == ()
+
+
+async def test_pages_to_a_sink_that_rests_are_passed_over(store: Outbox) -> None:
+    await store.put([page("a", sink="down"), page("b"), page("c", sink="down")])
+    assert [delivery.id for delivery in await store.due(1.0, skip={"down"})] == [page("b").id]
+    assert await store.due(1.0, skip=["down", "oncall"]) == ()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from proxy.errors import StateUnavailable
-from proxy.policy.contract import Charge, Unit
+from proxy.policy.contract import Charge, Quota, Unit
 from proxy.state.contract import Delivery, Denial
 from proxy.state.sqlite import SqliteReservation, SqliteStore
 from tests.clock import FakeClock
@@ -74,7 +74,7 @@ def modes(directory: Path) -> dict[str, int]:
 async def until(look: Callable[[], bool]) -> None:
     """Let the loop and the writer's thread run until something is to be seen, which nothing announces."""
     async with asyncio.timeout(30):
-        while not look():  # noqa: ASYNC110
+        while not look():
             await asyncio.sleep(0)
 
 
@@ -101,6 +101,33 @@ async def test_a_restart_on_the_next_day_starts_a_new_budget(directory: Path, cl
     await spend(store, money(1000), 5)
     await store.close()
     assert rows(directory) == [("everyone", 700), ("everyone", 5)]
+
+
+async def test_a_clock_set_back_over_midnight_after_a_restart_finds_both_days(directory: Path, clock: FakeClock) -> None:
+    store = await SqliteStore.open(directory, clock)
+    await spend(store, money(1000), 700)
+    clock.advance(16 * 3600 + 300)
+    await spend(store, money(1000), 5)
+    await store.close()
+    store = await SqliteStore.open(directory, clock)
+    clock.step(-600)
+    assert store.peek(money(0)).spent == 700
+    clock.step(600)
+    assert store.peek(money(0)).spent == 5
+    await store.close()
+
+
+async def test_a_restart_finds_the_last_of_many_short_windows(directory: Path, clock: FakeClock) -> None:
+    each_minute = Quota(1000, "minute", "UTC")
+    store = await SqliteStore.open(directory, clock)
+    for minute in range(5):
+        await spend(store, money(100, quota=each_minute), 10 + minute)
+        clock.advance(60)
+    await store.close()
+    clock.step(-60)
+    store = await SqliteStore.open(directory, clock)
+    assert store.peek(money(0, quota=each_minute)).spent == 14
+    await store.close()
 
 
 async def test_a_restart_in_another_unit_does_not_take_tokens_for_money(directory: Path, clock: FakeClock) -> None:
@@ -164,6 +191,17 @@ async def test_settling_again_writes_nothing_again(store: SqliteStore, directory
     assert rows(directory) == [("everyone", 80)]
 
 
+async def test_what_is_spent_while_a_group_is_written_is_written_with_the_next(store: SqliteStore, directory: Path) -> None:
+    await spend(store, money(1000), 700)
+    writing = asyncio.create_task(store.flush())
+    await asyncio.sleep(0)  # the group is on its way
+    await spend(store, money(1), 1)
+    await writing
+    assert "1 balances unwritten" in repr(store)
+    await store.flush()
+    assert rows(directory) == [("everyone", 701)]
+
+
 async def test_a_call_over_midnight_is_written_to_the_day_that_held_it(
     store: SqliteStore, directory: Path, clock: FakeClock
 ) -> None:
@@ -209,9 +247,11 @@ async def test_a_failed_write_is_counted_kept_and_made_good(directory: Path, clo
         other.execute("ALTER TABLE spend RENAME TO gone")
     await spend(store, money(1000), 700)
     await until(lambda: store.failures > 0)
+    await spend(store, money(1), 1)  # calls go on
+    seen = store.failures
+    await until(lambda: store.failures > seen + 2)
     assert "1 balances unwritten" in repr(store)
     assert f"failed writes, the last: {directory}: OperationalError: no such table: spend" in repr(store)
-    await spend(store, money(1), 1)  # calls go on
     with aside(directory) as other:
         other.execute("ALTER TABLE gone RENAME TO spend")
     await until(lambda: rows(directory) == [("everyone", 701)])

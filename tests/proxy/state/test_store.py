@@ -211,7 +211,7 @@ async def test_spend_is_forgotten_when_the_window_turns(store: StateStore, clock
 async def test_a_call_over_midnight_is_spent_on_the_day_that_held_it(store: StateStore, clock: FakeClock) -> None:
     held = await hold(store, money(800))
     yesterday = held.balances[0].window
-    clock.advance(16 * HOUR)
+    clock.advance(17 * HOUR)
     today = await hold(store, money(1000))
     (balance,) = await held.settle({Unit.NANOUSD: 700})
     assert (balance.window, balance.spent, balance.held, balance.reset_s) == (yesterday, 700, 0, 0)
@@ -282,6 +282,8 @@ async def test_a_call_that_runs_over_a_reload_settles_on_the_limit_that_is_new(s
 
 async def test_a_limit_that_becomes_another_kind_or_counts_another_unit_starts_anew(store: StateStore) -> None:
     rated = await hold(store, tokens(1000))
+    counted = replace(tokens(0).limit, unit=Unit.REQUESTS)
+    await hold(store, Charge(counted, "user=ada", 1000))
     in_tokens = replace(tokens(0).limit, rule=Quota(1000, "day", "UTC"))
     in_money = replace(in_tokens, unit=Unit.NANOUSD)
     await spend(store, Charge(in_tokens, "user=ada", 1000), 1000)
