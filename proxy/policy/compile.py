@@ -14,14 +14,12 @@ from proxy.policy.contract import Clause
 from proxy.policy.crosscheck import cross_check
 from proxy.policy.document import Enough, Mistakes, Pairs, PolicyFileError, parse
 from proxy.policy.keys import AccessKey, KeyRing
-from proxy.policy.policyset import CompiledRoute, Globs, Plan, Policy, PolicySet, Scope, UpstreamConfig
+from proxy.policy.policyset import CompiledRoute, Globs, Policy, PolicySet, Scope, UpstreamConfig
 from proxy.policy.prices import PriceTable
 from proxy.policy.reading import BROKEN, Reader, Reading
 from proxy.policy.references import References
 from proxy.policy.sections import Key, Match, PolicyEntry, PolicyFile, PriceEntry, Prices, Route, Upstream, shapes
 from proxy.policy.values import epoch_s
-
-__all__ = ["Plan", "PolicySet", "UpstreamConfig", "compile_text"]
 
 # The name of the upstream that the settings give.
 GIVEN = "default"

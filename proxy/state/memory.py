@@ -6,7 +6,7 @@ says no more than a new one would is forgotten, a few at each call, so that no c
 """
 
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from math import inf
@@ -18,6 +18,7 @@ from proxy.state.counters import Account, Bucket, Calendar, Counter, Ledger, Sea
 
 Key = tuple[str, str, str]  # policy, clause, subject
 Hold = tuple[Charge, Account]
+Report = Callable[[tuple[Balance, ...]], None]
 
 # Looked at for each call, and more for each new counter, so that counters at rest leave faster than new ones come.
 SWEPT_PER_CALL = 1
@@ -45,11 +46,14 @@ class Spend:
 class MemoryReservation:
     """What one call holds in a MemoryStore: each charge with the account that it is held of."""
 
-    __slots__ = ("_clock", "_holds", "_settled", "balances", "shadowed")
+    __slots__ = ("_clock", "_holds", "_report", "_settled", "balances", "shadowed")
 
-    def __init__(self, clock: Clock, *, holds: Sequence[Hold], balances: tuple[Balance, ...], shadowed: tuple[Denial, ...]) -> None:
+    def __init__(
+        self, clock: Clock, *, holds: Sequence[Hold], balances: tuple[Balance, ...], shadowed: tuple[Denial, ...], report: Report
+    ) -> None:
         self._clock = clock
         self._holds = holds
+        self._report = report
         self._settled: tuple[Balance, ...] | None = None
         self.balances = balances
         self.shadowed = shadowed
@@ -61,6 +65,7 @@ class MemoryReservation:
                 spent = used.get(charge.limit.unit, charge.amount)
                 account.settle(charge.amount, spent if spent > 0 else 0, now_ns)
             self._settled = _balances(self._holds, now_ns, now_s)
+            self._report(self._settled)
         return self._settled
 
     def __repr__(self) -> str:
@@ -69,10 +74,14 @@ class MemoryReservation:
 
 
 class MemoryStore:
-    """A StateStore and an Outbox that last as long as the process."""
+    """A StateStore and an Outbox that last as long as the process.
 
-    def __init__(self, clock: Clock) -> None:
+    report: told the balances of each call that has settled, once. What it raises reaches whoever settles; nothing is held by then.
+    """
+
+    def __init__(self, clock: Clock, *, report: Report = lambda balances: None) -> None:
         self._clock = clock
+        self._report = report
         self._calendar = Calendar()
         self._counters: dict[Key, Counter] = {}
         self._ledgers: dict[Key, Ledger] = {}  # those of the counters that are quotas
@@ -98,7 +107,8 @@ class MemoryStore:
                 account.settle(charge.amount, 0, now_ns)
             return max((_denial(*one, now_ns, now_s) for one in over if one[0].enforced), key=_longest)
         shadowed = tuple([_denial(*one, now_ns, now_s) for one in over]) if over else ()
-        return MemoryReservation(self._clock, holds=holds, balances=_balances(holds, now_ns, now_s), shadowed=shadowed)
+        balances = _balances(holds, now_ns, now_s)
+        return MemoryReservation(self._clock, holds=holds, balances=balances, shadowed=shadowed, report=self._report)
 
     def peek(self, charge: Charge) -> Balance:
         now_ns, now_s = self._clock.monotonic_ns(), self._clock.wall_s()

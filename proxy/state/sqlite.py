@@ -11,7 +11,7 @@ break: a noted balance stays noted until it is written, whatever happens to the 
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import ParamSpec, TypeVar
 
 from proxy.clock import Clock
 from proxy.errors import StateUnavailable
-from proxy.policy.contract import Balance, Charge, Limit, Unit
+from proxy.policy.contract import Balance, Charge, Limit
 from proxy.state.contract import Delivery, Denial
 from proxy.state.counters import Window
 from proxy.state.database import Database, SpendKey, unusable
@@ -32,32 +32,6 @@ GROUP_S = 0.05  # a hundred balances in one transaction cost what three cost alo
 RETRY_GROUPS = 20  # how many of these to let pass after a failed write: a second, for a disk that may be full
 
 
-class SqliteReservation:
-    """What one call holds in a SqliteStore. Its settlement is noted for the disk."""
-
-    __slots__ = ("_held", "_store")
-
-    def __init__(self, store: "SqliteStore", held: MemoryReservation) -> None:
-        self._store = store
-        self._held = held
-
-    @property
-    def balances(self) -> tuple[Balance, ...]:
-        return self._held.balances
-
-    @property
-    def shadowed(self) -> tuple[Denial, ...]:
-        return self._held.shadowed
-
-    async def settle(self, used: Mapping[Unit, int]) -> tuple[Balance, ...]:
-        balances = await self._held.settle(used)
-        self._store.note(balances)
-        return balances
-
-    def __repr__(self) -> str:
-        return repr(self._held).replace("MemoryReservation", "SqliteReservation")
-
-
 class SqliteStore:
     """A StateStore and an Outbox for one process on one directory.
 
@@ -65,11 +39,19 @@ class SqliteStore:
     """
 
     def __init__(
-        self, directory: Path, clock: Clock, *, memory: MemoryStore, database: Database, thread: ThreadPoolExecutor, group_s: float
+        self,
+        directory: Path,
+        clock: Clock,
+        *,
+        database: Database,
+        spends: Iterable[Spend],
+        thread: ThreadPoolExecutor,
+        group_s: float,
     ) -> None:
         self._directory = directory
         self._clock = clock
-        self._memory = memory
+        self._memory = MemoryStore(clock, report=self._note)
+        self._memory.restore(spends)
         self._database = database
         self._thread = thread
         self._group_s = group_s
@@ -93,14 +75,11 @@ class SqliteStore:
         except BaseException:
             thread.shutdown()
             raise
-        memory = MemoryStore(clock)
-        memory.restore(spends)
-        return cls(directory, clock, memory=memory, database=database, thread=thread, group_s=group_s)
+        return cls(directory, clock, database=database, spends=spends, thread=thread, group_s=group_s)
 
-    async def reserve(self, charges: Sequence[Charge]) -> SqliteReservation | Denial:
+    async def reserve(self, charges: Sequence[Charge]) -> MemoryReservation | Denial:
         self._check_open()
-        held = await self._memory.reserve(charges)
-        return held if isinstance(held, Denial) else SqliteReservation(self, held)
+        return await self._memory.reserve(charges)
 
     def peek(self, charge: Charge) -> Balance:
         return self._memory.peek(charge)
@@ -108,17 +87,6 @@ class SqliteStore:
     def quotas(self, *, most: int = 1000) -> Iterator[tuple[Limit, str, int, int, Window]]:
         """As MemoryStore.quotas."""
         return self._memory.quotas(most=most)
-
-    def note(self, balances: Sequence[Balance]) -> None:
-        """Settled balances, to be written with the next group. Errors: StateUnavailable after close: they would be lost."""
-        settled = {_key(balance): balance.spent for balance in balances if balance.window is not None and balance.spent}
-        if not settled:
-            return
-        for key, spent in settled.items():
-            # A balance that is settled twice comes twice, and others may have been spent in between.
-            self._unwritten[key] = max(spent, self._unwritten.get(key, 0))
-        self._check_open()
-        self._write_in(self._group_s)
 
     async def flush(self) -> None:
         """Write every balance noted so far. Errors: StateUnavailable; they stay noted."""
@@ -163,6 +131,17 @@ class SqliteStore:
         failed = f"{self.failures} failed writes" + (f", the last: {self.last_failure}" if self.last_failure else "")
         return f"<SqliteStore {self._directory} {state}: {len(self._unwritten)} balances unwritten, {failed}; {self._memory!r}>"
 
+    def _note(self, balances: Sequence[Balance]) -> None:
+        """Settled balances, to be written with the next group. Errors: StateUnavailable after close: they would be lost."""
+        for balance in balances:
+            if balance.window is not None and balance.spent:
+                limit = balance.charge.limit
+                key = (limit.policy, limit.clause, balance.charge.subject, limit.unit.value, *balance.window)
+                self._unwritten[key] = balance.spent
+                self._check_open()
+        if self._unwritten and self._timer is None:
+            self._write_in(self._group_s)
+
     def _check_open(self) -> None:
         if self._closed:
             raise unusable(f"the state in {self._directory} is closed")
@@ -191,12 +170,6 @@ class SqliteStore:
 
     async def _run(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         return await _on_disk(self._thread, self._directory, work, *args, **kwargs)
-
-
-def _key(balance: Balance) -> SpendKey:
-    assert balance.window is not None
-    limit = balance.charge.limit
-    return limit.policy, limit.clause, balance.charge.subject, limit.unit.value, *balance.window
 
 
 def _load(directory: Path, now_s: float) -> tuple[Database, list[Spend]]:

@@ -74,14 +74,13 @@ class Rig:
 
     @property
     def tollhouse(self) -> Tollhouse:
-        assert self._tollhouse is not None, "it runs from open_gate to retire"
+        assert self._tollhouse is not None, "it runs from open_gate to leave"
         return self._tollhouse
 
     async def open_gate(self) -> None:
         """Start Tollhouse; one that still runs is stopped first. Errors: Failed."""
-        if self._tollhouse is not None:
-            await self._tollhouse.child.stop()
-            self.retire()
+        if self.up:
+            await self._retire()
         env = {
             "REAL_UPSTREAM": f"http://{self.llama.address}/v1",
             "REAL_UPSTREAM_KEY": self.secrets.upstream_key,
@@ -95,6 +94,27 @@ class Rig:
         name = f"tollhouse-{len(self.retired) + 1}"
         self._tollhouse = await Tollhouse.start(self._policy, state=self.state, env=env, name=name)
 
+    @property
+    def up(self) -> bool:
+        return self._tollhouse is not None
+
+    async def leave(self, *, within_s: float) -> None:
+        """After SIGTERM: Tollhouse ends as it should. Errors: Failed."""
+        try:
+            await self.tollhouse.leave(within_s=within_s)
+        finally:
+            await self._retire()
+
+    async def _retire(self) -> None:
+        await self.tollhouse.child.stop()
+        self.retired.append(self.tollhouse)
+        self._tollhouse = None
+
+    async def ready(self) -> bool:
+        """What a kubelet would be told."""
+        async with self._watching.get(f"{self.tollhouse.admin}/readyz") as answer:
+            return answer.status == 200
+
     async def publish(self) -> str:
         """Its metrics, kept together with its policy page for the search for leaks."""
         pages = [await self._read(f"{self.tollhouse.admin}/{page}") for page in ("metrics", "policy")]
@@ -106,11 +126,6 @@ class Rig:
         async with self._watching.get(url, headers=headers) as answer:
             expect(answer.status == 200, f"{url} answers {answer.status}")
             return await answer.text()
-
-    def retire(self) -> None:
-        """Tollhouse has ended and another may start."""
-        self.retired.append(self.tollhouse)
-        self._tollhouse = None
 
     async def close(self) -> None:
         await self._apps.aclose()

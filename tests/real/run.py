@@ -45,9 +45,11 @@ class Row:
     def cells(self) -> tuple[str, ...]:
         """Sums over its calls, and the median of their times."""
         calls = self.calls
-        result = "ok" if self.failure is None else "FAILED"
-        if self.failure is None and self.note:
-            result += f": {self.note}"
+        result, why = (
+            ("ok", self.note) if self.failure is None else ("FAILED", " ".join(self.failure.replace("|", "/").split())[:100])
+        )
+        if why:
+            result += f": {why}"
         tokens = [sum(line.get(name) or 0 for line in calls) for name in ("input_tokens", "output_tokens")]
         cost = sum(line["cost_nanousd"] for line in calls) / 1e9
         return (

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from policies import KINDS
-from proxy.policy.compile import PolicySet, UpstreamConfig, compile_text
+from proxy.policy.compile import compile_text
 from proxy.policy.document import PolicyFileError
+from proxy.policy.policyset import PolicySet, UpstreamConfig
 
 ROOT = Path(__file__).parents[3]
 BROKEN = ROOT / "tests" / "broken"

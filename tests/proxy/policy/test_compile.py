@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from policies import DEFAULT, KINDS
 from proxy.call import Price
 from proxy.errors import NotAdmitted
-from proxy.policy.compile import UpstreamConfig, compile_text
+from proxy.policy.compile import compile_text
 from proxy.policy.document import PolicyFileError
 from proxy.policy.lints import lints
+from proxy.policy.policyset import UpstreamConfig
 from tests.proxy.policy.files import BROKEN, ENV, HEAD, ROOT, UPSTREAM, compiled, mistakes
 
 BROKEN_FILES = sorted(path.stem for path in BROKEN.glob("*.yaml"))

@@ -99,7 +99,33 @@ def test_any_bytes_give_a_node_or_mistakes(data: bytes) -> None:
     assert node is not None or mistakes
 
 
-WORDS = ("a", "b", ":", "-", "{", "}", "[", "]", ",", "&x", "*x", "!!str", "!t", "'", '"', "|", ">", "?", "#", "...", "<<", "~", "\\", "@", "`")
+WORDS = (
+    "a",
+    "b",
+    ":",
+    "-",
+    "{",
+    "}",
+    "[",
+    "]",
+    ",",
+    "&x",
+    "*x",
+    "!!str",
+    "!t",
+    "'",
+    '"',
+    "|",
+    ">",
+    "?",
+    "#",
+    "...",
+    "<<",
+    "~",
+    "\\",
+    "@",
+    "`",
+)
 SPACES = (" ", "  ", "\n", "\n  ", ": ", "- ", "? ", "---\n", "|\n", "%YAML 1.1\n", "\t", "\x85", "\ufeff")
 FRAGMENTS = st.lists(st.sampled_from((*WORDS, *SPACES)), max_size=40).map("".join)
 

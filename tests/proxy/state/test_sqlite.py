@@ -14,7 +14,8 @@ import pytest
 from proxy.errors import StateUnavailable
 from proxy.policy.contract import Charge, Quota, Unit
 from proxy.state.contract import Delivery, Denial
-from proxy.state.sqlite import SqliteReservation, SqliteStore
+from proxy.state.memory import MemoryReservation
+from proxy.state.sqlite import SqliteStore
 from tests.clock import FakeClock
 from tests.proxy.state.limits import money, requests, slot, tokens
 
@@ -34,7 +35,7 @@ async def store(directory: Path, clock: FakeClock) -> AsyncIterator[SqliteStore]
     await opened.close()
 
 
-async def hold(store: SqliteStore, *charges: Charge) -> SqliteReservation:
+async def hold(store: SqliteStore, *charges: Charge) -> MemoryReservation:
     held = await store.reserve(charges)
     assert not isinstance(held, Denial), held
     return held

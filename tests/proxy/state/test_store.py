@@ -326,9 +326,9 @@ async def test_neither_reserving_nor_settling_gives_way_to_another_task(store: S
 async def test_a_reservation_says_what_it_holds(store: StateStore) -> None:
     held = await hold(store, requests(), money(300, enforced=False))
     words = "everyone/rate_limit/user=ada 1 requests, everyone/budget/everyone 300 nanousd not enforced"
-    assert repr(held).endswith(f"Reservation open: {words}>")
+    assert repr(held) == f"<MemoryReservation open: {words}>"
     await held.settle({})
-    assert repr(held).endswith(f"Reservation settled: {words}>")
+    assert repr(held) == f"<MemoryReservation settled: {words}>"
 
 
 async def test_a_store_says_how_much_it_remembers(store: StateStore) -> None:
