@@ -25,6 +25,7 @@ check: $(VENV)/ready
 
 schema: $(VENV)/ready
 	$(BIN)/tollhouse schema > policies/schema.json
+	$(BIN)/tollhouse schema --readme README.md
 
 real: $(VENV)/ready
 	$(BIN)/python tests/real/run.py

@@ -59,7 +59,7 @@ class Plan:
         return round((_STREAMS * self.apart_s + self.settle_s + self.stream_s + 0.5) * _EVENTS_S)
 
 
-FULL = Plan(rounds=11, cold_starts=5, slices=10, slice_s=0.12, stream_s=1.8, apart_s=0.006)
+FULL = Plan(rounds=9, cold_starts=5, slices=8, slice_s=0.12, stream_s=1.8, apart_s=0.006)
 QUICK = Plan(rounds=4, cold_starts=3, slices=5, slice_s=0.10, stream_s=1.0, apart_s=0.005)
 
 

@@ -5,7 +5,8 @@ from typing import Annotated, ClassVar, Literal
 
 from proxy.call import Call
 from proxy.policy.contract import Balance, Charge, Clause, Limit, Notice, Quota, Stage, Unit, option, subjects
-from proxy.policy.values import By, Name, Percent, Usd, Window, Wrong, Zone, check_by, words
+from proxy.policy.scalar import Wrong
+from proxy.policy.values import By, Name, Percent, Usd, Window, Zone, check_by, words
 
 WhenSpent = Annotated[Literal["alarm", "reject"], words("alarm", "reject")]
 

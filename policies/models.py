@@ -7,7 +7,8 @@ from typing import Annotated, ClassVar
 
 from proxy.call import Call
 from proxy.policy.contract import Clause, Stage, option
-from proxy.policy.values import Glob, Model, NotEmpty, Wrong
+from proxy.policy.scalar import NotEmpty, Wrong
+from proxy.policy.values import Glob, Model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

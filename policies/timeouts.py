@@ -5,7 +5,8 @@ from typing import ClassVar
 
 from proxy.call import Call
 from proxy.policy.contract import Clause, Stage, option
-from proxy.policy.values import Duration, Wrong
+from proxy.policy.scalar import Wrong
+from proxy.policy.values import Duration
 
 _FIELDS = ("connect", "first_byte", "first_token", "idle", "total", "write_stall")
 

@@ -3,18 +3,10 @@
 import argparse
 import importlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from proxy import __version__
-
-VERBS: Mapping[str, str] = {
-    "serve": "run the proxy",
-    "demo": "a pretend upstream, the proxy, and a guided tour of real calls through it",
-    "check": "report every mistake in policy files, and what looks unintended",
-    "keys": "make a key: `tollhouse keys new ID`",
-    "schema": "print the JSON Schema of the policy file, for editors",
-    "healthcheck": "ask a running proxy whether it is healthy; exit 0 or 1",
-}
+from proxy.verbs import VERBS
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,7 +6,6 @@ Nobody imports this but the commands, and it is the only place that knows all th
 import asyncio
 import contextlib
 import gc
-import os
 import signal
 import sys
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from proxy import __version__
 from proxy.accounts import Accounts
 from proxy.admin import Admin
 from proxy.admission import Admission
+from proxy.chance import Chance
 from proxy.clock import SystemClock
 from proxy.courier import Courier
 from proxy.deadlines import Sweep
@@ -62,6 +62,7 @@ class App:
         self.store = store
         self.pretend = pretend
         self.clock = SystemClock()
+        chance = Chance()
         self.metrics = Metrics(
             version=__version__, clock=self.clock, surfaces=dict.fromkeys(s.name for s in (*SURFACES, PASSTHROUGH))
         )
@@ -75,10 +76,10 @@ class App:
             send=self.courier.post,
             log=log,
             count=lambda kind, result: self.metrics.pages.child(kind, result).inc(),
-            random=os.urandom,
+            random=chance,
         )
         accounts = Accounts(log=log, metrics=self.metrics)
-        pseudonym = f"tollhouse-{os.urandom(4).hex()}"
+        pseudonym = f"tollhouse-{chance(4).hex()}"
         self.settlement = Settlement(tokenizer=self.tokenizer, notify=self.pager.notify)
         self.pipeline = Pipeline(
             policies=lambda: shelf.current,
@@ -94,7 +95,7 @@ class App:
             settlement=self.settlement,
             sweep=self.sweep,
             clock=self.clock,
-            random=os.urandom,
+            random=chance,
             observer=accounts,
         )
         self.edge = Edge(self.pipeline)

@@ -123,6 +123,19 @@ class Timeouts:
         lower = {n: v for n, v in other.items() if v is not None and v < getattr(self, n)}
         return replace(self, **lower) if lower else self
 
+    def within(self, bounds: "Timeouts") -> "Timeouts":
+        """The shorter of each."""
+        if bounds is UNBOUNDED:
+            return self
+        return Timeouts(
+            connect=min(self.connect, bounds.connect),
+            first_byte=min(self.first_byte, bounds.first_byte),
+            first_token=min(self.first_token, bounds.first_token),
+            idle=min(self.idle, bounds.idle),
+            total=min(self.total, bounds.total),
+            write_stall=min(self.write_stall, bounds.write_stall),
+        )
+
 
 # What a call starts with, for policies to lower; the upstream's own deadlines come to it when one is chosen.
 UNBOUNDED = Timeouts(**{name: float("inf") for name in Timeouts.__dataclass_fields__})

@@ -79,7 +79,7 @@ class Sweep:
 
     def watch(self) -> Watch:
         """A watch over the current task. `forget` it on every way out."""
-        task = asyncio.current_task(self._loop)
+        task = asyncio.current_task()
         assert task is not None
         watch = Watch(task, self._loop)
         self._watches.add(watch)

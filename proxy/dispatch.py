@@ -4,7 +4,7 @@ The rule a reader could break: a call goes to another upstream, or to the same o
 """
 
 from collections.abc import AsyncIterator, Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from proxy.call import Call
 from proxy.deadlines import Watch
@@ -39,7 +39,7 @@ class Dispatch:
         for name in trip.set.route(call.model):
             config = trip.set.upstreams[name]
             trip.upstream = name
-            timeouts = call.timeouts = config.timeouts.strictest(asdict(call.timeouts))
+            timeouts = call.timeouts = config.timeouts.within(call.timeouts)
             ask = Ask(
                 method=call.method,
                 target=call.path.removeprefix(ROOT) + (f"?{call.query}" if call.query else ""),

@@ -5,7 +5,6 @@ Clauses decide; they do not act. Every hook is synchronous and pure: no I/O, no 
 step. Because `prepare` only lowers and renames, and `check` only refuses, the order of policies in the file never matters.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from itertools import product
@@ -177,16 +176,18 @@ def subjects(call: Call, by: tuple[str, ...]) -> tuple[str, ...]:
     >>> subjects(call, ("user", "model"))
     ('user=ada,model=gpt-4.1',)
     """
-    if by == ("everyone",):
-        return ("everyone",)
-    axes: list[tuple[str, ...]] = []
-    for word in by:
-        values: Mapping[str, tuple[str, ...]] = {
-            "user": (f"{call.principal.key}/{call.principal.user}",),
-            "key": (call.principal.key,),
-            "tag": call.principal.tags or ("",),
-            "model": (call.model or "",),
-            "everyone": ("",),
-        }
-        axes.append(tuple(f"{word}={v}" for v in values[word]))
+    if len(by) == 1 and by[0] != "tag":
+        return (_of(by[0], call),)
+    axes = [tuple(f"tag={tag}" for tag in call.principal.tags or ("",)) if word == "tag" else (_of(word, call),) for word in by]
     return tuple(",".join(combination) for combination in product(*axes))
+
+
+def _of(word: str, call: Call) -> str:
+    """One dimension of a subject that has a single value. A user belongs to the key that named it."""
+    if word == "user":
+        return f"user={call.principal.key}/{call.principal.user}"
+    if word == "key":
+        return f"key={call.principal.key}"
+    if word == "model":
+        return f"model={call.model or ''}"
+    return "everyone"

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from proxy.policy.document import Trail, written
 from proxy.policy.policyset import Globs
 from proxy.policy.reading import ANY, Reading
+from proxy.policy.scalar import did_you_mean, quote
 from proxy.policy.sections import Key, Match, PolicyEntry
-from proxy.policy.values import did_you_mean, quote
 
 # A call is held against every policy the first time it comes by: a millisecond for so many.
 MOST_POLICIES = 1000

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from proxy.policy.values import quote, yaml_reading
+from proxy.policy.scalar import quote, yaml_reading
 
 MOST_BYTES = 1_000_000
 # The format itself needs eight levels.

@@ -8,7 +8,7 @@ Every value that could be read is kept with its trail even where the whole aroun
 The rule a reader could break: `BROKEN` means that the mistake is already noted; never note it twice.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType, NoneType, UnionType
@@ -17,7 +17,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 from proxy.policy.contract import Clause
 from proxy.policy.document import Broken, Items, Mistake, Mistakes, Node, Pairs, Place, Scalar, Trail, written
 from proxy.policy.references import References
-from proxy.policy.values import Kind, NotEmpty, Raw, Wrong, did_you_mean, is_null, quote
+from proxy.policy.scalar import Kind, NotEmpty, Raw, Wrong, did_you_mean, is_null, quote
 
 BROKEN: Any = object()
 ANY: Any = object()
@@ -91,7 +91,6 @@ class Found:
     """A value that was read. literal: it stands in the file itself."""
 
     value: Any
-    place: Place
     literal: bool = True
 
 
@@ -169,7 +168,12 @@ class Reader:
         raw = self._filled_in(node, trail=trail)
         if raw is BROKEN:
             return BROKEN
-        return self._parsed(raw, kind, trail=trail, place=node.place)
+        try:
+            value = kind.read(raw)
+        except Wrong as wrong:
+            return self._wrong(trail, wrong.message)
+        self._reading.found[trail] = Found(value, literal=not raw.hidden)
+        return value
 
     def _filled_in(self, node: Scalar, *, trail: Trail) -> Any:
         if "${" not in node.text:
@@ -179,14 +183,6 @@ class Reader:
         except Wrong as wrong:
             return self._wrong(trail, wrong.message)
 
-    def _parsed(self, raw: Raw, kind: Kind, *, trail: Trail, place: Place) -> Any:
-        try:
-            value = kind.read(raw)
-        except Wrong as wrong:
-            return self._wrong(trail, wrong.message)
-        self._reading.found[trail] = Found(value, place, literal=not raw.hidden)
-        return value
-
     def _items(self, node: Node, hint: Any, *, trail: Trail) -> Any:
         kind = kind_of(hint)
         if kind is not None and isinstance(node, Scalar):
@@ -194,15 +190,19 @@ class Reader:
             return value if value is BROKEN else (value,)
         if not isinstance(node, Items):
             return self._wrong(trail, f"expected a list, got {_called(node)}")
-        values: list[Any] = []
-        twice = False
-        for n, item in enumerate(node.items):
-            value = self.read(item, hint, trail=(*trail, n))
-            if kind is not None and value is not BROKEN and value in values:
+        values = [self.read(item, hint, trail=(*trail, n)) for n, item in enumerate(node.items)]
+        if kind is not None and len(set(values)) < len(values):
+            return self._twice(values, trail=trail)
+        return BROKEN if BROKEN in values else tuple(values)
+
+    def _twice(self, values: Sequence[Any], *, trail: Trail) -> Any:
+        """Notes what stands in a list of scalars more than once. What is broken was noted before."""
+        seen: set[Any] = set()
+        for n, value in enumerate(values):
+            if value in seen and value is not BROKEN:
                 self._wrong((*trail, n), f"{self._reading.shown((*trail, n))} stands twice in the list")
-                twice = True
-            values.append(value)
-        return BROKEN if twice or BROKEN in values else tuple(values)
+            seen.add(value)
+        return BROKEN
 
     def _mapping(self, node: Node, key_hint: Any, value_hint: Any, *, trail: Trail) -> Any:
         if not isinstance(node, Pairs):
@@ -256,7 +256,7 @@ class Reader:
             value = shape.build(**values)
         except Wrong as wrong:
             return self._wrong((*trail, wrong.field) if wrong.field else trail, wrong.message)
-        self._reading.found[trail] = Found(value, self._reading.places[trail])
+        self._reading.found[trail] = Found(value)
         return value
 
     def _wrong(self, trail: Trail, message: str) -> Any:

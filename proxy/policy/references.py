@@ -12,7 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from proxy.policy.document import MOST_BYTES
-from proxy.policy.values import Wrong, nearest, quote
+from proxy.policy.scalar import Wrong, nearest, quote
 
 # A secret that is larger than this is something else, such as a device or the wrong file.
 _MOST_SECRET_BYTES = 65_536

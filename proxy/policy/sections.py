@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar
 
 from proxy.policy.contract import Clause, option
 from proxy.policy.reading import Entry, Shape, Shapes, shape_of
+from proxy.policy.scalar import NotEmpty, Wrong
 from proxy.policy.values import (
     Attempts,
     BaseUrl,
@@ -22,14 +23,12 @@ from proxy.policy.values import (
     KeyHash,
     Mode,
     Name,
-    NotEmpty,
     PathGlob,
     RoutingKey,
     SigningSecret,
     Url,
     UsdPrice,
     Version,
-    Wrong,
     words,
 )
 

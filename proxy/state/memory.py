@@ -172,12 +172,14 @@ class MemoryStore:
         limit = charge.limit
         key = (limit.policy, limit.clause, charge.subject)
         counter = self._counters.get(key)
+        if counter is not None and counter.limit is limit:
+            return counter.account(now_s)
         if counter is None or not counter.counts(limit):
             # First the old, then the new: it holds nothing yet, and would be taken for one at rest.
             self._forget(SWEPT_PER_COUNTER, now_ns, now_s)
             counter = self._new(limit)
             self._keep(key, counter)
-        elif counter.limit is not limit:
+        else:
             counter.refit(limit, now_ns)
         return counter.account(now_s)
 

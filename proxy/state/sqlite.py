@@ -139,7 +139,7 @@ class SqliteStore:
                 key = (limit.policy, limit.clause, balance.charge.subject, limit.unit.value, *balance.window)
                 self._unwritten[key] = balance.spent
                 self._check_open()
-        if self._unwritten and self._timer is None:
+        if self._unwritten:
             self._write_in(self._group_s)
 
     def _check_open(self) -> None:

@@ -4,8 +4,9 @@ The rule a reader could break: a body that no policy changed leaves as it came, 
 only. Re-serialising would quietly round large integers, so it is never done.
 """
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import orjson
@@ -29,8 +30,11 @@ COST_FIELDS = (
     "service_tier",
     "background",
 )
+# What llama.cpp's server reads before `max_tokens` and `n`, and others do not know: neither can be relied on, nor let pass.
+_SHADOWING = {"n_predict": "max_tokens", "n_cmpl": "n"}
 MOST_CAP = 2**31 - 1
-_ASCII_ESCAPE = re.compile(rb"\\u00[2-7][0-9a-fA-F]")
+_SPACE = re.compile(r"[ \t\n\r]*")
+_JSON = json.JSONDecoder()
 _RANGES: Mapping[str, tuple[int, int]] = {
     "n": (1, 128),
     "best_of": (0, 20),
@@ -55,7 +59,7 @@ def parse(body: bytes) -> dict[str, Any]:
     try:
         fields = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        if "ecursion" in str(error):
+        if str(error).startswith(("depth limit", "Recursion limit")):
             raise InvalidCall("nested_too_deeply", "The body is nested too deeply.") from error
         raise InvalidCall("invalid_json", "The body is not valid JSON in UTF-8.") from error
     if type(fields) is not dict:
@@ -72,41 +76,31 @@ def parse(body: bytes) -> dict[str, Any]:
 
 
 def _refuse_doubles(body: bytes) -> None:
-    """Refuse a cost field that stands twice at the top. Cheap unless its name occurs twice anywhere, or hides behind escapes."""
-    if not _ASCII_ESCAPE.search(body) and all(body.count(b'"%s"' % name.encode()) < 2 for name in COST_FIELDS):
-        return
-    for name in _doubled(body):
-        if name in COST_FIELDS:
-            raise InvalidCall("duplicate_field", f"The field '{name}' stands twice in the body.", param=name)
-
-
-def _doubled(body: bytes) -> list[str]:
-    """Names that stand twice at the top level of a JSON object that has parsed."""
+    """Refuse a cost field that stands twice at the top, however its name is escaped. It may stand deeper as often as it likes."""
     seen: set[str] = set()
-    twice: list[str] = []
-    depth, at = 0, 0
-    expecting_key = False
-    for token in _TOKEN.finditer(body):
-        at = token.start()
-        mark = body[at]
-        if mark in b"{[":
-            depth += 1
-            expecting_key = depth == 1
-        elif mark in b"}]":
-            depth -= 1
-        elif mark == 0x2C:  # a comma
-            expecting_key = depth == 1
-        elif expecting_key:
-            expecting_key = False
-            name = orjson.loads(token.group())
-            if name in seen:
-                twice.append(name)
-            seen.add(name)
-    return twice
+    for name, _, _ in _members(body.decode()):
+        if name in seen and name in COST_FIELDS:
+            raise InvalidCall("duplicate_field", f"The field '{name}' stands twice in the body.", param=name)
+        seen.add(name)
 
 
-# Strings, and the marks outside them: enough to walk the structure of JSON that is known to be valid.
-_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\],]', re.DOTALL)
+def _members(text: str) -> Iterator[tuple[str, int, int]]:
+    """Each field at the top of a JSON object that is known to be valid: its name, and where its value begins and ends."""
+    at = text.index("{") + 1
+    while text[at := _after_space(text, at)] != "}":
+        name, at = _JSON.raw_decode(text, at)
+        start = _after_space(text, _after_space(text, at) + 1)
+        _, end = _JSON.raw_decode(text, start)
+        yield name, start, end
+        at = _after_space(text, end)
+        if text[at] == ",":
+            at += 1
+
+
+def _after_space(text: str, at: int) -> int:
+    found = _SPACE.match(text, at)
+    assert found is not None, "no space at all is a match too"
+    return found.end()
 
 
 def check(surface: Surface, fields: Mapping[str, Any]) -> None:
@@ -117,6 +111,9 @@ def check(surface: Surface, fields: Mapping[str, Any]) -> None:
             raise InvalidCall("missing_field", "The field 'model' is missing.", param="model")
     elif type(model) is not str or not 0 < len(model) <= 256 or not model.isprintable():
         raise InvalidCall("invalid_type", "The field 'model' must be a printable string of 1 to 256 characters.", param="model")
+    for name, instead in _SHADOWING.items():
+        if surface.has_output and fields.get(name) is not None:
+            raise InvalidCall("invalid_value", f"The field '{name}' is not accepted here; send '{instead}'.", param=name)
     for name, (least, most) in _RANGES.items():
         value = fields.get(name)
         if value is None:
@@ -157,8 +154,8 @@ def shape(call: Call) -> None:
 
 
 def _prompts(prompt: Any) -> int:
-    """How many prompts a completions body holds: a list of strings or of token lists is several, a list of tokens is one."""
-    return max(1, len(prompt)) if isinstance(prompt, list) and prompt and isinstance(prompt[0], str | list) else 1
+    """How many prompts a completions body holds: a list of tokens is one; every item of any other list may be one."""
+    return len(prompt) if isinstance(prompt, list) and not {int}.issuperset(map(type, prompt)) else 1
 
 
 def ask_for_usage(call: Call) -> None:
@@ -172,48 +169,31 @@ def ask_for_usage(call: Call) -> None:
 
 def patched(call: Call) -> bytes:
     """The body to send: as received, but for the call's edits. Errors: none for a call that `check` has passed."""
-    body = call.body
-    for name, value in call.edits.items():
-        assert call.fields is not None
-        body = _insert(body, name, value) if name not in call.fields else _replace(body, name, value)
-    return body
+    if not call.edits:
+        return call.body
+    assert call.fields is not None
+    replaced = {name: value for name, value in call.edits.items() if name in call.fields}
+    added = {name: value for name, value in call.edits.items() if name not in call.fields}
+    body = _replace(call.body, replaced) if replaced else call.body
+    return _insert(body, added, alone=not call.fields) if added else body
 
 
-def _insert(body: bytes, name: str, value: Any) -> bytes:
-    """Set a top-level field that is not there."""
+def _insert(body: bytes, fields: Mapping[str, Any], *, alone: bool) -> bytes:
+    """Set top-level fields that are not there. alone: the object is empty."""
     at = body.index(b"{") + 1
-    comma = b"" if body[at:].lstrip().startswith(b"}") else b","
-    return b'%s"%s":%s%s%s' % (body[:at], name.encode(), orjson.dumps(value), comma, body[at:])
+    added = orjson.dumps(fields)[1:-1]
+    return b"".join((body[:at], added, b"" if alone else b",", body[at:]))
 
 
-def _replace(body: bytes, name: str, value: Any) -> bytes:
-    """Set a top-level field that is there once, whatever it holds."""
-    start, end = _span(body, name)
-    return b"%s%s%s" % (body[:start], orjson.dumps(value), body[end:])
-
-
-def _span(body: bytes, name: str) -> tuple[int, int]:
-    """Where the value of a top-level field stands. body: valid JSON, an object that has the field once."""
-    depth = 0
-    expecting_key = False
-    start: int | None = None
-    for token in _TOKEN.finditer(body):
-        at = token.start()
-        mark = body[at]
-        if mark in b"{[":
-            depth += 1
-            expecting_key = depth == 1
-        elif mark in b"}]":
-            depth -= 1
-            if depth == 0 and start is not None:
-                return start, at
-        elif mark == 0x2C:  # a comma
-            if depth == 1:
-                if start is not None:
-                    return start, at
-                expecting_key = True
-        elif expecting_key:
-            expecting_key = False
-            if orjson.loads(token.group()) == name:
-                start = body.index(b":", token.end()) + 1
-    raise AssertionError("a field that was parsed is in the body")
+def _replace(body: bytes, fields: Mapping[str, Any]) -> bytes:
+    """Set top-level fields that are there once each, whatever they hold."""
+    text = body.decode()
+    pieces: list[str] = []
+    left, at = len(fields), 0
+    for name, start, end in _members(text):
+        if name in fields:
+            pieces += (text[at:start], orjson.dumps(fields[name]).decode())
+            left, at = left - 1, end
+            if not left:
+                break
+    return "".join((*pieces, text[at:])).encode()

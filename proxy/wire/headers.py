@@ -6,6 +6,7 @@ cannot strike out a field that we rely on. Source: RFC 9110, section 7.6.1.
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 
 from proxy.errors import InvalidCall
 
@@ -25,12 +26,26 @@ def refuse_ambiguous(headers: Iterable[tuple[str, str]]) -> None:
     """Refuse a field that may stand once and stands twice. headers: names in any case. Source: RFC 9110, section 5.3."""
     seen: set[str] = set()
     for name, _ in headers:
-        lower = name.lower()
-        if lower in _SINGLE:
-            if lower in seen:
-                code = "ambiguous_credentials" if lower in ("authorization", "api-key") else "bad_request"
-                raise InvalidCall(code, f"The header '{lower}' was sent twice.")
-            seen.add(lower)
+        single = _single(name)
+        if single is not None:
+            if single in seen:
+                code = "ambiguous_credentials" if single in ("authorization", "api-key") else "bad_request"
+                raise InvalidCall(code, f"The header '{single}' was sent twice.")
+            seen.add(single)
+
+
+@lru_cache(maxsize=1024)
+def _single(name: str) -> str | None:
+    """The lower-case name of a field that may stand once, None for any other. Remembered: clients send the same names in every call."""
+    lower = name.lower()
+    return lower if lower in _SINGLE else None
+
+
+@lru_cache(maxsize=1024)
+def _asked(name: str) -> str | None:
+    """The lower-case name of a field that goes upstream, or is `connection`; None for any other. Remembered like `_single`."""
+    lower = name.lower()
+    return lower if lower in _ASKED or lower.startswith(_ASKED_PREFIX) or lower == "connection" else None
 
 
 def presented_key(authorization: str | None, api_key: str | None) -> str | None:
@@ -57,17 +72,15 @@ def towards_upstream(
 
     A field of ours replaces the client's of the same name.
     """
-    pairs = [(name.lower(), value) for name, value in headers]
-    dropped = {name for name, _ in ours}
-    for name, value in pairs:
+    kept: list[tuple[str, str]] = []
+    dropped = {"connection", *(name for name, _ in ours)}
+    for sent, value in headers:
+        name = _asked(sent) or (sent.lower() if extra and sent.lower() in extra else None)
         if name == "connection":
             dropped.update(word.strip().lower() for word in value.split(","))
-    kept = [
-        (name, value)
-        for name, value in pairs
-        if name not in dropped and (name in _ASKED or name.startswith(_ASKED_PREFIX) or name in extra)
-    ]
-    return [*kept, *ours]
+        elif name is not None:
+            kept.append((name, value))
+    return [*((name, value) for name, value in kept if name not in dropped), *ours]
 
 
 def towards_client(headers: Mapping[str, str]) -> dict[str, str]:

@@ -4,10 +4,13 @@
       │                └ the rest of the body, or UpstreamError: it ended too early
       └ whole events (a stream), or nothing until the end (a small JSON body), or the chunk (a large one)
 
-The rule a reader could break: joined, what comes out is what went in, but for one event: the usage chunk of a client that did not
-ask for it. Content is kept only to be counted when the upstream reports no usage, and goes with the meter.
+The rule a reader could break: joined, what comes out is what went in, but for two: the usage chunk of a client that did not ask for
+it, and an error with all that follows it, which whoever relays tells in words of ours. Content is kept only to be counted when the
+upstream reports no usage, and goes with the meter.
 """
 
+import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
@@ -15,7 +18,7 @@ import orjson
 
 from proxy.call import Usage
 from proxy.errors import UpstreamError
-from proxy.wire.sse import Splitter, data_of
+from proxy.wire.sse import LATE_LF, Splitter, data_of
 from proxy.wire.usage import read_usage
 
 MOST_EVENT_BYTES = 8 << 20  # partial images make very long lines; beyond this an event is an attack or a fault
@@ -23,15 +26,22 @@ MOST_WHOLE_BYTES = 1 << 20  # a JSON answer up to here is held back, so that its
 MOST_TEXT_BYTES = 8 << 20
 _TAIL_BYTES = 64 << 10  # the usage of a large embeddings answer stands behind its vectors
 
+_MOST_SEQUENCE = 1 << 53  # what JavaScript can count to; the number after a larger one could not be written
+
+_DONE = b"[DONE]"
 _TERMINAL = frozenset({"response.completed", "response.incomplete", "response.failed"})
-_TEXT_KEYS = ("content", "reasoning_content", "reasoning", "refusal", "text")
+_TEXT_KEYS = frozenset({"content", "reasoning_content", "reasoning", "refusal", "text"})
+_CALL_KEYS = frozenset({"tool_calls", "function_call", "audio"})
+_USAGE = re.compile(rb'"usage"\s*:\s*(?=\{)')
+_JSON = json.JSONDecoder()
 
 
 class Meter(Protocol):
     """streams: whether the head goes out at once. ended: the surface's own end was seen. text: output text so far, UTF-8.
 
     usage: the last that made sense; nonsense: a usage block was there and made none. first_token: output has begun.
-    unfinished: the answer is a receipt for work that goes on. error: an error the upstream put into its stream, as parsed.
+    unfinished: the answer cannot say what is used: it is a receipt for work that goes on, or too large to be read.
+    error: an error the upstream put into its stream before its end, as parsed; from it on nothing comes out.
     """
 
     streams: bool
@@ -86,13 +96,14 @@ class _Reading:
 
 
 class PassMeter(_Reading):
-    """Bytes that nobody reads: unmetered paths, compressed answers."""
+    """Bytes that nobody reads: unmetered paths, compressed answers. Their first byte is taken for the first token."""
 
     def __init__(self, *, streams: bool) -> None:
         super().__init__()
         self.streams = streams
 
     def feed(self, chunk: bytes) -> bytes:
+        self.first_token = True
         return chunk
 
     def finish(self) -> bytes:
@@ -120,13 +131,11 @@ class BodyMeter(_Reading):
     def finish(self) -> bytes:
         if self._passing:
             self._told(_tail_usage(bytes(self._held)))
+            self.unfinished = self.usage is None
             self.ended = True
             return b""
         body = bytes(self._held)
-        try:
-            answer = orjson.loads(body)
-        except orjson.JSONDecodeError as error:
-            raise UpstreamError("upstream_broken", "The upstream's answer is not valid JSON.") from error
+        answer = _parsed(body)
         if isinstance(answer, Mapping):
             self._told(answer.get("usage"))
             self.model = answer["model"] if isinstance(answer.get("model"), str) else None
@@ -138,17 +147,27 @@ class BodyMeter(_Reading):
         return body
 
 
+def _parsed(body: bytes) -> Any:
+    """A whole answer. Errors: UpstreamError when it was cut short, or never was JSON."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        pass
+    try:
+        return _JSON.decode(body.decode())  # NaN and half surrogates are no JSON, but servers send them and clients read them
+    except (ValueError, RecursionError) as error:
+        raise UpstreamError("upstream_broken", "The upstream's answer is not valid JSON.") from error
+
+
 def _tail_usage(tail: bytes) -> Any:
     """The last `usage` object within the end of a body too large to parse, or None."""
-    at = tail.rfind(b'"usage"')
-    start = tail.find(b"{", at) if at >= 0 else -1
-    end = tail.rfind(b"}")
-    while 0 <= start < end:  # the object ends at one of the last few braces
-        try:
-            return orjson.loads(tail[start : end + 1])
-        except orjson.JSONDecodeError:
-            end = tail.rfind(b"}", start, end)
-    return None
+    places = [match.end() for match in _USAGE.finditer(tail)]
+    if not places:
+        return None
+    try:
+        return _JSON.raw_decode(tail[places[-1] :].decode("utf-8", "replace"))[0]
+    except (ValueError, RecursionError):
+        return None
 
 
 def _texts(answer: Mapping[str, Any]) -> Iterator[Any]:
@@ -156,21 +175,28 @@ def _texts(answer: Mapping[str, Any]) -> Iterator[Any]:
     for choice in _objects(answer.get("choices")):
         message = choice.get("message")
         for holder in (choice, message if isinstance(message, Mapping) else {}):
-            yield from (holder.get(key) for key in _TEXT_KEYS)
-            yield from _arguments(holder)
+            yield from _pieces(holder)
     for item in _objects(answer.get("output")):
         yield item.get("arguments")
-        for part in _objects(item.get("content")):
-            yield from (part.get(key) for key in _TEXT_KEYS)
+        for part in (*_objects(item.get("content")), *_objects(item.get("summary"))):
+            yield from _pieces(part)
 
 
-def _arguments(holder: Mapping[str, Any]) -> Iterator[Any]:
-    """Names and arguments of the tool calls in a message or a delta."""
-    for tool_call in _objects(holder.get("tool_calls")):
-        function = tool_call.get("function")
-        if isinstance(function, Mapping):
-            yield function.get("name")
-            yield function.get("arguments")
+def _pieces(holder: Mapping[str, Any]) -> Iterator[Any]:
+    """The generated text in a message, a delta or a part."""
+    for key, value in holder.items():
+        if key in _TEXT_KEYS:
+            yield value
+        elif key in _CALL_KEYS:
+            yield from _called(value)
+
+
+def _called(value: Any) -> Iterator[Any]:
+    """Names and arguments of tool calls, of the one call of old, and the words of what was spoken."""
+    for said in _objects(value if isinstance(value, list) else [value]):
+        function = said.get("function")
+        named = function if isinstance(function, Mapping) else said
+        yield from (named.get("name"), named.get("arguments"), said.get("transcript"))
 
 
 def _objects(value: Any) -> Iterator[Mapping[str, Any]]:
@@ -188,6 +214,7 @@ class StreamMeter(_Reading):
         super().__init__()
         self._splitter = Splitter()
         self._hide_usage = hide_usage
+        self._passing = True
 
     def feed(self, chunk: bytes) -> bytes:
         events = self._splitter.feed(chunk)
@@ -199,60 +226,56 @@ class StreamMeter(_Reading):
 
     def finish(self) -> bytes:
         rest = self._splitter.finish()
-        if rest and not self.ended:
-            self._see(rest)  # a last line without its blank line still ends the stream if it says so
-        if not self.ended:
+        # Clients stop at a [DONE] that lacks its blank line; any other event that lacks it they drop without a word.
+        if not self.ended and not (data_of(rest) or b"").startswith(_DONE):
             raise UpstreamError("upstream_broken", "The upstream's stream broke off before its end.")
+        self.ended = True
         return rest
 
     def _see(self, event: bytes) -> bool:
         """Read one event; False hides it from the client. Behind an error nothing counts: what follows would make it look well."""
-        if self.error is not None:
-            return False
-        shown = self._read(event)
-        return shown and self.error is None
+        if event != LATE_LF:  # which goes the way of the event that it ends
+            self._passing = self.error is None and self._read(event)
+        return self._passing
 
     def _read(self, event: bytes) -> bool:
         data = data_of(event)
         if data is None:
             return True
-        if data == b"[DONE]":
+        if data.startswith(_DONE):
             self.ended = True
             return True
         try:
             said = orjson.loads(data)
         except orjson.JSONDecodeError:
-            return True  # not ours to judge: it passes, and cannot be counted
+            # Not ours to judge: it passes. But what is not known is not nothing, so all of it counts as text.
+            self._wrote(data.decode("utf-8", "replace"))
+            return True
         if type(said) is not dict:
             return True
+        kind = said.get("type")
+        if isinstance(kind, str):
+            self._number(said.get("sequence_number"))
+        if (said.get("error") or kind == "error") and not self.ended:
+            self.error = said.get("error") or said
+            self._told(said.get("usage"))
+            return False
         if "choices" in said:
             return self._read_choices(said)
-        if isinstance(kind := said.get("type"), str):
+        if isinstance(kind, str):
             self._read_typed(kind, said)
-        elif said.get("error"):
-            self._failed(said["error"])
         return True
-
-    def _failed(self, error: Any) -> None:
-        if not self.ended:
-            self.error = error
 
     def _read_choices(self, said: Mapping[str, Any]) -> bool:
         """A chunk of chat or completions."""
         if self.model is None and isinstance(said.get("model"), str):
             self.model = said["model"]
-        if said.get("error"):
-            self._failed(said["error"])
         choices = said["choices"]
         for choice in _objects(choices):
             delta = choice.get("delta")
             if isinstance(delta, Mapping):
-                for key in _TEXT_KEYS:
-                    if key in delta:
-                        self._wrote(delta[key])
-                if "tool_calls" in delta:
-                    for piece in _arguments(delta):
-                        self._wrote(piece)
+                for piece in _pieces(delta):
+                    self._wrote(piece)
             else:
                 self._wrote(choice.get("text"))
         block = said.get("usage")
@@ -263,13 +286,10 @@ class StreamMeter(_Reading):
 
     def _read_typed(self, kind: str, said: Mapping[str, Any]) -> None:
         """An event of responses."""
-        number = said.get("sequence_number")
-        if type(number) is int:
-            self.sequence = max(self.sequence, number)
         if kind.endswith(".delta"):
             self._wrote(said.get("delta"))
-        elif kind == "error":
-            self._failed(said)
+        elif kind.endswith(".partial_image"):
+            self.first_token = True
         response = said.get("response")
         if isinstance(response, Mapping):
             if self.model is None and isinstance(response.get("model"), str):
@@ -277,3 +297,8 @@ class StreamMeter(_Reading):
             if kind in _TERMINAL:
                 self._told(response.get("usage"))
                 self.ended = True
+            self.unfinished = not self.ended and response.get("background") is True
+
+    def _number(self, number: Any) -> None:
+        if type(number) is int and number < _MOST_SEQUENCE:
+            self.sequence = max(self.sequence, number)

@@ -10,17 +10,23 @@ import re
 _END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 _LINE = re.compile(rb"\r\n|\n|\r")
 
+LATE_LF = b"\n"
+
 
 class Splitter:
     """Cuts a body into whole events, whatever its chunks are.
 
-    An event that ends in CR is given out at once; should the LF of a CRLF follow, it opens the next event, where it means nothing.
+    An event that ends in CR is given out at once, for nobody knows whether more will come; should the LF of a CRLF follow, it is given
+    out alone, as LATE_LF, and belongs to the event before it.
     """
 
-    __slots__ = ("_rest",)
+    __slots__ = ("_after_cr", "_rest")
+
+    END = _END  # what ends an event
 
     def __init__(self) -> None:
         self._rest = bytearray()
+        self._after_cr = False
 
     def __repr__(self) -> str:
         return f"<Splitter rest={len(self._rest)}>"
@@ -32,17 +38,24 @@ class Splitter:
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """Whole events, each with its blank line. chunk: raw bytes, any split."""
+        events: list[bytes] = []
+        if self._after_cr and chunk:
+            self._after_cr = False
+            if chunk.startswith(b"\n"):
+                events.append(LATE_LF)
+                chunk = chunk[1:]
         rest = self._rest
         if not rest and chunk.endswith(b"\n\n") and chunk.find(b"\n\n") == len(chunk) - 2 and b"\r" not in chunk:
-            return [chunk]  # what a model server sends nearly always: one event, one write
-        start = max(0, len(rest) - 3)  # the blank line may have begun in an earlier chunk
+            events.append(chunk)  # what a model server sends nearly always: one event, one write
+            return events
+        start = max(0, len(rest) - 3)  # the blank line may have begun in an earlier chunk; what lies before was searched then
         rest += chunk
-        events: list[bytes] = []
         taken = 0
-        for match in _END.finditer(rest, start):
+        for match in self.END.finditer(rest, start):
             events.append(bytes(rest[taken : match.end()]))
             taken = match.end()
         if taken:
+            self._after_cr = taken == len(rest) and rest.endswith(b"\r")
             del rest[:taken]
         return events
 
@@ -54,7 +67,10 @@ class Splitter:
 
 
 def data_of(event: bytes) -> bytes | None:
-    """The joined `data` of one event, or None when it has none (a comment, a lone `retry:`)."""
+    """The joined `data` of one event, or None when it has none (a comment, a lone `retry:`).
+
+    A byte order mark is forgiven before any event; the standard does so before the first.
+    """
     if event.startswith(b"data: ") and event.endswith(b"\n\n") and event.find(b"\n") == len(event) - 2 and b"\r" not in event:
         return event[6:-2]
     lines: list[bytes] = []

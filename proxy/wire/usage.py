@@ -21,11 +21,10 @@ def read_usage(block: Any) -> Usage | None:
     """The usage in a `usage` object of chat, completions, responses or embeddings. None when it says nothing that makes sense."""
     if not isinstance(block, Mapping):
         return None
-    told = count(block.get("prompt_tokens", block.get("input_tokens")))
+    told = count(_first(block, "prompt_tokens", "input_tokens"))
     if told is None:
         return None
-    output = block.get("completion_tokens", block.get("output_tokens", 0))
-    written = count(output)
+    written = _written(block, told)
     if written is None:
         return None
     inputs = _details(block, "prompt_tokens_details", "input_tokens_details")
@@ -39,6 +38,20 @@ def read_usage(block: Any) -> Usage | None:
         audio_output_tokens=min(count(outputs.get("audio_tokens")) or 0, written),
         reasoning_tokens=min(count(outputs.get("reasoning_tokens")) or 0, written),
     )
+
+
+def _written(block: Mapping[str, Any], told: int) -> int | None:
+    """Output tokens. Embeddings name none, but a total: what it leaves beside the input is the output."""
+    output = _first(block, "completion_tokens", "output_tokens")
+    if output is not None:
+        return count(output)
+    total = count(block.get("total_tokens"))
+    return total - told if total is not None and total >= told else None
+
+
+def _first(block: Mapping[str, Any], *names: str) -> Any:
+    """The first of these fields that is not null."""
+    return next((value for name in names if (value := block.get(name)) is not None), None)
 
 
 def _details(block: Mapping[str, Any], *names: str) -> Mapping[str, Any]:

@@ -7,7 +7,7 @@ import pytest
 
 from policies.budget import Budget
 from proxy.policy.contract import Balance, Charge, Quota, Unit
-from proxy.policy.values import Wrong
+from proxy.policy.scalar import Wrong
 from tests.policies.calls import FREE, PRICE, a_call
 
 USD = 1_000_000_000

@@ -4,7 +4,7 @@ import pytest
 
 from policies.models import Models
 from proxy.errors import Refusal
-from proxy.policy.values import Wrong
+from proxy.policy.scalar import Wrong
 from tests.policies.calls import a_call
 
 

@@ -5,7 +5,7 @@ import pytest
 from policies.rate_limit import RateLimit
 from proxy.call import Principal
 from proxy.policy.contract import Rate, Unit
-from proxy.policy.values import Wrong
+from proxy.policy.scalar import Wrong
 from tests.policies.calls import a_call
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from policies.timeouts import Timeouts
 from proxy.call import Timeouts as Deadlines
-from proxy.policy.values import Wrong
+from proxy.policy.scalar import Wrong
 from tests.policies.calls import a_call
 
 

@@ -182,7 +182,9 @@ async def test_every_choice_is_held_for(tmp_path: Path) -> None:
 
 
 async def test_a_shadowed_policy_counts_what_it_would_refuse_and_refuses_nothing(tmp_path: Path) -> None:
-    rules = """- {name: strict, mode: shadow, models: {allow: [other]}, rate_limit: {requests: 1, per: hour}, max_tokens: {cap: 5}}"""
+    rules = (
+        """- {name: strict, mode: shadow, models: {allow: [other]}, rate_limit: {requests: 1, per: hour}, max_tokens: {cap: 5}}"""
+    )
     async with FakeUpstream(default=OK) as upstream, House(policy(rules), upstream.url + "/v1", tmp_path) as house:
         for _ in range(3):
             status, headers, _ = await house.post(CHAT_PATH, CHAT)

@@ -80,7 +80,9 @@ async def slack(request: web.Request) -> web.Response:
     message = await request.json()
     text = message.get("text", "")
     stray = re.search(r"[<>]|&(?!amp;|lt;|gt;)", text)
-    valid = request.content_type == "application/json" and set(message) <= {"text", "blocks"} and 0 < len(text) <= 4000 and not stray
+    valid = (
+        request.content_type == "application/json" and set(message) <= {"text", "blocks"} and 0 < len(text) <= 4000 and not stray
+    )
     return web.Response(text="ok" if valid else "invalid_payload", status=200 if valid else 400)
 
 

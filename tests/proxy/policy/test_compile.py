@@ -145,34 +145,6 @@ def test_one_word_may_stand_for_a_list_of_one() -> None:
     assert one.policies[0].clauses == other.policies[0].clauses
 
 
-@pytest.mark.parametrize(
-    "policies",
-    [
-        "[{name: a, match: {keys: a}, models: {alias: {x: y}}}, {name: b, match: {keys: b}, models: {alias: {x: z}}}]",
-        "[{name: a, match: {tags: one}, models: {alias: {x: y}}}, {name: b, match: {tags: two}, models: {alias: {x: z}}}]",
-        "[{name: a, match: {paths: /v1/a}, models: {alias: {x: y}}}, {name: b, match: {paths: /v1/b}, models: {alias: {x: z}}}]",
-        "[{name: a, match: {paths: '/v1/a*'}, models: {alias: {x: y}}}, {name: b, match: {paths: /v1/b}, models: {alias: {x: z}}}]",
-        "[{name: a, match: {models: 'q*'}, models: {alias: {x: y}}}, {name: b, models: {alias: {x: z}}}]",
-        "[{name: a, mode: shadow, models: {alias: {x: y}}}, {name: b, models: {alias: {x: z}}}]",
-        "[{name: a, models: {alias: {x: y}}}, {name: b, models: {alias: {x: y}}}]",
-        "[{name: a, match: {keys: a}, models: {alias: {x: y}}}, {name: b, match: {keys: b}, models: {alias: {y: z}}}]",
-    ],
-)
-def test_aliases_that_no_single_call_can_meet_do_not_contradict_each_other(policies: str) -> None:
-    keys = "".join(f"  - {{id: {name}, tags: [{tag}], hash: 'sha256:{name * 64}'}}\n" for name, tag in (("a", "one"), ("b", "two")))
-    assert mistakes(HEAD + keys + f"policies: {policies}\n") == []
-
-
-def test_patterns_of_paths_that_may_overlap_are_taken_to_overlap() -> None:
-    text = "[{name: a, match: {paths: '/v1/a*'}, models: {alias: {x: y}}}, {name: b, match: {paths: '/v1/*'}, models: {alias: {x: z}}}]"
-    assert len(mistakes(HEAD + f"policies: {text}\n")) == 1
-
-
-def test_a_thousand_policies_are_enough() -> None:
-    text = HEAD + "policies:\n" + "".join(f"  - {{name: p{n}, concurrency: {{calls: 1}}}}\n" for n in range(1001))
-    assert mistakes(text) == ["1005:5: policies[1000]: more than 1000 policies; let one speak of many keys by their tags"]
-
-
 def test_mistakes_without_end_are_cut_off() -> None:
     text = HEAD + "policies:\n" + "".join(f"  - {{name: p{n}, concurrency: {{calls: 0}}}}\n" for n in range(900))
     found = mistakes(text)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from proxy.policy.references import References
-from proxy.policy.values import Wrong
+from proxy.policy.scalar import Wrong
 
 
 def references(folder: Path, **env: str) -> References:

@@ -156,14 +156,14 @@ async def run(store: MemoryStore | SqliteStore, clock: FakeClock, steps: Sequenc
     assert all(store.peek(charge).held == 0 for charge in KINDS)
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(STEPS)
 def test_memory_conserves_every_balance_under_any_interleaving(steps: list[Reserve | Settle | Wait]) -> None:
     clock = FakeClock()
     asyncio.run(run(MemoryStore(clock), clock, steps))
 
 
-@settings(max_examples=25, deadline=None)  # each example opens a file
+@settings(max_examples=25, deadline=None)
 @given(STEPS)
 def test_sqlite_conserves_every_balance_and_finds_its_spend_again(steps: list[Reserve | Settle | Wait]) -> None:
     async def scenario(directory: Path) -> None:

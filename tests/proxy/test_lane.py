@@ -1,0 +1,296 @@
+"""What becomes of a page after each answer, and how long a sink that failed is left alone."""
+
+import asyncio
+from itertools import pairwise
+
+import pytest
+
+from proxy.lane import GIVE_UP_S, Lane, Means, Unreachable
+from proxy.page import Page
+from proxy.state.contract import Delivery
+from tests.clock import FakeClock
+from tests.pages import DAY, SECRET, FailingOutbox, FakeLog, FakeWorld, notice, pager, sink
+
+BOT = sink("bot")
+
+
+class House:
+    """A pager with one webhook sink, `bot`, and everything around it."""
+
+    def __init__(self, *, random: bytes = b"\0\0\0\0") -> None:
+        self.clock = FakeClock(wall_s=DAY[0] + 3600)
+        self.outbox = FailingOutbox(self.clock)
+        self.world = FakeWorld(self.clock)
+        self.log = FakeLog()
+        self.pager = pager(self.outbox, self.world, self.log, self.clock, BOT, random=random)
+
+    async def waiting(self) -> list[Delivery]:
+        return [delivery for delivery in await self.outbox.waiting() if delivery.sink]
+
+
+@pytest.fixture
+def house() -> House:
+    return House()
+
+
+@pytest.mark.parametrize("status", [200, 202, 204, 299])
+async def test_a_page_that_its_sink_took_is_done(house: House, status: int) -> None:
+    house.world.script["bot"].append(status)
+    house.pager.notify([notice()])
+    await house.pager.deliver_due()
+    assert await house.waiting() == []
+    assert house.log.counts == [("log", "delivered"), ("webhook", "delivered")]
+    assert house.log.named("page.delivered") == [
+        {
+            "level": "info",
+            "page": f"tollhouse/budget/everyone/everyone/{DAY[0]}/80/bot",
+            "sink": "bot",
+            "kind": "webhook",
+            "status": status,
+            "attempts": 1,
+        }
+    ]
+
+
+@pytest.mark.parametrize("status", [300, 301, 302, 307, 308, 400, 401, 403, 404, 405, 410, 413, 422])
+async def test_a_page_that_its_sink_will_never_take_is_given_up_and_that_is_an_error(house: House, status: int) -> None:
+    house.world.script["bot"].append(status)
+    house.pager.notify([notice()])
+    await house.pager.deliver_due()
+    house.clock.advance(GIVE_UP_S)
+    await house.pager.deliver_due()
+    assert len(house.world.to("bot")) == 1
+    assert await house.waiting() == []
+    assert house.log.counts[1:] == [("webhook", "given_up")]
+    (failed,) = house.log.named("page.failed")
+    assert (failed["level"], failed["status"], failed["attempts"]) == ("error", status, 1)
+    assert "due_s" not in failed
+
+
+@pytest.mark.parametrize("answer", [408, 425, 429, 500, 502, 503, 504, 599, Unreachable()])
+async def test_a_page_that_its_sink_could_not_take_now_is_tried_again_and_taken(house: House, answer: int | Exception) -> None:
+    house.world.script["bot"].append(answer)
+    house.pager.notify([notice()])
+    await house.pager.deliver_due()
+    assert house.log.counts[1:] == [("webhook", "failed")]
+    (failed,) = house.log.named("page.failed")
+    assert (failed["level"], failed["attempts"], failed["due_s"]) == ("warning", 1, DAY[0] + 3600 + 5)
+    house.clock.advance(4.9)
+    await house.pager.deliver_due()
+    assert len(house.world.to("bot")) == 1
+    house.clock.advance(0.1)
+    await house.pager.deliver_due()
+    first, second = house.world.to("bot")
+    assert first.headers["webhook-id"] == second.headers["webhook-id"]
+    assert house.log.named("page.delivered")[0]["attempts"] == 2
+    assert await house.waiting() == []
+
+
+async def test_waits_double_from_five_seconds_to_ten_minutes(house: House) -> None:
+    house.world.always["bot"] = 503
+    house.pager.notify([notice()])
+    waits = []
+    for _ in range(10):
+        await house.pager.deliver_due()
+        (delivery,) = await house.waiting()
+        waits.append(delivery.due_s - house.clock.wall_s())
+        house.clock.advance(waits[-1])
+    assert waits == [5, 10, 20, 40, 80, 160, 320, 600, 600, 600]
+
+
+@pytest.mark.parametrize(("random", "wait_s"), [(b"\0\0\0\0", 5.0), (b"\x80\0\0\0", 3.75), (b"\xff\xff\xff\xff", 2.5)])
+async def test_chance_cuts_a_wait_by_up_to_half(random: bytes, wait_s: float) -> None:
+    house = House(random=random)
+    house.world.script["bot"].append(503)
+    house.pager.notify([notice()])
+    await house.pager.deliver_due()
+    assert house.log.named("page.failed")[0]["due_s"] - house.clock.wall_s() == pytest.approx(wait_s, abs=1e-6)
+
+
+@pytest.mark.parametrize(("asked_s", "wait_s"), [(0.0, 5), (3.0, 5), (90.0, 90), (86_400.0, 3600), (float("inf"), 3600)])
+async def test_a_sink_that_names_a_time_is_left_alone_until_then_but_not_for_more_than_an_hour(
+    house: House, asked_s: float, wait_s: float
+) -> None:
+    house.world.script["bot"].append((429, asked_s))
+    house.pager.notify([notice()])
+    await house.pager.deliver_due()
+    house.pager.notify([notice(threshold=100)])  # another page does not make it impatient
+    house.clock.advance(wait_s - 0.1)
+    await house.pager.deliver_due()
+    assert len(house.world.to("bot")) == 1
+    house.clock.advance(0.1)
+    await house.pager.deliver_due()
+    assert len(house.world.to("bot")) == 3
+
+
+async def test_a_dead_sink_sees_one_attempt_a_rest_however_many_pages_wait(house: House) -> None:
+    house.world.always["bot"] = Unreachable()
+    house.pager.notify([notice(threshold=percent) for percent in range(1, 21)])
+    for _ in range(1200):
+        await house.pager.deliver_due()
+        house.clock.advance(1)
+    gaps = [later.at_s - earlier.at_s for earlier, later in pairwise(house.world.to("bot"))]
+    assert gaps == [5, 10, 20, 40, 80, 160, 320]
+
+
+async def test_all_pages_arrive_once_when_a_sink_is_back(house: House) -> None:
+    house.world.always["bot"] = Unreachable()
+    house.pager.notify([notice(threshold=percent) for percent in range(1, 10)])
+    for _ in range(3600):
+        await house.pager.deliver_due()
+        house.clock.advance(1)
+    house.world.always["bot"] = 200
+    house.world.sent.clear()
+    for _ in range(1200):
+        await house.pager.deliver_due()
+        house.clock.advance(1)
+    assert len({sent.headers["webhook-id"] for sent in house.world.to("bot")}) == len(house.world.to("bot")) == 9
+    assert await house.waiting() == []
+
+
+async def test_a_page_that_its_sink_chokes_on_holds_the_others_up_for_seconds_only(house: House) -> None:
+    class Picky(FakeWorld):
+        async def send(self, url, headers, body):
+            status, _ = await super().send(url, headers, body)
+            return (500 if b'"threshold_percent":13' in body else status), None
+
+    picky = Picky(house.clock)
+    choked = pager(house.outbox, picky, house.log, house.clock, BOT)
+    choked.notify([notice(threshold=13)])
+    for _ in range(1800):
+        await choked.deliver_due()
+        house.clock.advance(1)
+    choked.notify([notice(threshold=50)])
+    for _ in range(7):
+        await choked.deliver_due()
+        house.clock.advance(1)
+    assert any(b'"threshold_percent":50' in sent.body for sent in picky.sent)
+
+
+async def test_a_page_is_given_up_a_day_after_its_crossing(house: House) -> None:
+    house.world.always["bot"] = 503
+    house.pager.notify([notice()])
+    while await house.waiting():
+        await house.pager.deliver_due()
+        house.clock.advance(60)
+    last = house.log.named("page.failed")[-1]
+    assert last["level"] == "error"
+    assert house.log.counts[-1] == ("webhook", "given_up")
+    tried_s = [sent.at_s for sent in house.world.to("bot")]
+    assert GIVE_UP_S - 1300 < tried_s[-1] - tried_s[0] <= GIVE_UP_S
+
+
+async def test_pages_that_wait_behind_a_dead_sink_do_not_pile_up_for_more_than_a_day(house: House) -> None:
+    house.world.always["bot"] = Unreachable()
+    house.pager.notify([notice(threshold=percent) for percent in range(1, 1001)])
+    for _ in range(1500 * 2):
+        await house.pager.deliver_due()
+        house.clock.advance(60)
+    assert await house.waiting() == []
+    assert house.log.counts.count(("webhook", "given_up")) == 1000
+
+
+async def test_a_page_that_is_a_day_old_at_the_start_is_still_tried_once(house: House) -> None:
+    house.pager.notify([notice()])
+    await house.pager.close()
+    house.clock.advance(2 * GIVE_UP_S)
+    await pager(house.outbox, house.world, house.log, house.clock, BOT).deliver_due()
+    assert len(house.world.to("bot")) == 1
+    assert await house.waiting() == []
+
+
+async def test_a_page_that_was_taken_is_not_sent_again_when_the_outbox_could_not_be_told(house: House) -> None:
+    house.outbox.broken.add("done")
+    house.pager.notify([notice()])
+    for _ in range(100):
+        await house.pager.deliver_due()
+        house.clock.advance(10)
+    house.outbox.broken.clear()
+    house.clock.advance(600)
+    await house.pager.deliver_due()
+    assert len(house.world.to("bot")) == 1
+    assert house.log.counts == [("log", "delivered"), ("webhook", "delivered")]
+    assert len(house.log.named("budget.crossed")) == 1
+    assert await house.outbox.waiting() == []
+    assert {fields["operation"] for fields in house.log.named("state.failed")} == {"outbox"}
+
+
+async def test_an_outbox_that_cannot_count_attempts_does_not_make_the_pager_hammer_the_sink(house: House) -> None:
+    house.outbox.broken.add("retry")
+    house.world.always["bot"] = 503
+    house.pager.notify([notice()])
+    for _ in range(60):
+        await house.pager.deliver_due()
+        house.clock.advance(1)
+    assert len(house.world.to("bot")) <= 4
+
+
+async def test_a_body_that_is_no_page_is_given_up_without_a_request(house: House) -> None:
+    await house.outbox.put([Delivery("from-the-future/bot", "bot", b'{"type": "budget.resolved"}', due_s=0)])
+    await house.pager.deliver_due()
+    assert house.world.sent == []
+    assert house.log.counts == [("webhook", "given_up")]
+    assert house.log.named("page.failed")[0]["exception"] == "ValueError"
+
+
+async def test_a_defect_on_the_way_to_the_sink_is_logged_with_its_place_and_tried_again_like_a_failure(house: House) -> None:
+    house.world.script["bot"].append(RuntimeError("a canary in its text"))
+    house.pager.notify([notice()])
+    await house.pager.deliver_due()
+    (fault,) = house.log.named("fault.caught")
+    assert (fault["exception"], fault["where"]) == ("RuntimeError", "pager")
+    assert house.log.named("page.failed")[0]["due_s"] == house.clock.wall_s() + 5
+    house.clock.advance(5)
+    await house.pager.deliver_due()
+    assert await house.waiting() == []
+
+
+async def test_nothing_that_is_logged_shows_an_address_or_a_secret(house: House) -> None:
+    house.world.script["bot"].extend([RuntimeError(f"canary {SECRET}"), Unreachable("bot.canary.test"), 503, 400])
+    house.pager.notify([notice()])
+    for _ in range(4):
+        await house.pager.deliver_due()
+        house.clock.advance(600)
+    assert len(house.log.named("page.failed")) == 4
+    assert "canary" not in repr(house.log.events)
+    assert "canary" not in repr(house.pager)
+
+
+async def test_the_crossing_in_the_log_has_all_its_numbers(house: House) -> None:
+    house.pager.notify([notice(refuses=True, to=())])
+    await house.pager.deliver_due()
+    assert house.log.events == [
+        (
+            "budget.crossed",
+            {
+                "level": "warning",
+                "page": f"tollhouse/budget/everyone/everyone/{DAY[0]}/80",
+                "policy": "everyone",
+                "subject": "everyone",
+                "threshold": 80,
+                "spent_nanousd": 40_000_000_000,
+                "limit_nanousd": 50_000_000_000,
+                "window_start_s": DAY[0],
+                "window_end_s": DAY[1],
+                "refuses": True,
+            },
+        )
+    ]
+
+
+async def test_a_lane_shows_its_state_in_one_line(house: House) -> None:
+    means = Means(
+        house.outbox,
+        clock=house.clock,
+        send=house.world.send,
+        log=house.log,
+        count=house.log.count,
+        random=lambda size: bytes(size),
+        finished=set(),
+    )
+    lane = Lane(BOT, means=means)
+    assert repr(lane) == "<Lane 'bot' webhook open failures=0>"
+    house.world.always["bot"] = 503
+    body = Page.of(notice(), crossed_s=house.clock.wall_s()).write()
+    await lane.deliver([Delivery("x/bot", "bot", body, due_s=0)], stop=asyncio.Event().is_set)
+    assert repr(lane) == "<Lane 'bot' webhook resting failures=1>"
