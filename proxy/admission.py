@@ -113,7 +113,6 @@ class Admission:
         for denial in held.shadowed:
             self.observer.would_refuse(denial.charge.limit.policy, denial.charge.limit.clause)
         trip.reservation = held
-        trip.balances = held.balances
 
 
 def _surface(policies: PolicySet, path: str, method: str) -> Surface:

@@ -15,13 +15,16 @@ _PER = {1: "second", 60: "minute", 3600: "hour", 86400: "day"}
 
 
 def allowance_headers(balances: Sequence[Balance]) -> dict[str, str]:
-    """Headers for the tightest limit of requests and of tokens. Limits of money and slots say nothing in advance."""
+    """Headers for the tightest limit of requests and of tokens: the one with the least left, so that what they promise holds for all.
+
+    Limits of money and slots say nothing in advance.
+    """
     tightest: dict[Unit, Balance] = {}
     for balance in balances:
         unit = balance.charge.limit.unit
         if unit in _OPENAI and balance.charge.enforced:
             known = tightest.get(unit)
-            if known is None or balance.remaining * known.charge.limit.amount < known.remaining * balance.charge.limit.amount:
+            if known is None or (balance.remaining, -balance.reset_s) < (known.remaining, -known.reset_s):
                 tightest[unit] = balance
     headers: dict[str, str] = {}
     for unit, balance in tightest.items():
@@ -39,15 +42,16 @@ def allowance_headers(balances: Sequence[Balance]) -> dict[str, str]:
 
 
 def go_duration(seconds: float) -> str:
-    """`6m0s`, `1.5s`, `120ms`: how OpenAI writes a reset. seconds: ≥ 0."""
-    if seconds < 1:
-        return f"{ceil(seconds * 1000)}ms"
-    whole = ceil(seconds)
-    hours, rest = divmod(whole, 3600)
-    minutes, left = divmod(rest, 60)
+    """`6m0s`, `1.5s`, `120ms`: how OpenAI writes a reset. seconds: ≥ 0, rounded up to a millisecond."""
+    millis = -(-round(seconds * 1_000_000) // 1000)
+    if 0 < millis < 1000:
+        return f"{millis}ms"
+    minutes, rest = divmod(millis, 60_000)
+    hours, minutes = divmod(minutes, 60)
+    left = f"{rest // 1000}.{rest % 1000:03d}".rstrip("0").rstrip(".") + "s"
     if hours:
-        return f"{hours}h{minutes}m{left}s"
-    return f"{minutes}m{left}s" if minutes else f"{left}s"
+        return f"{hours}h{minutes}m{left}"
+    return f"{minutes}m{left}" if minutes else left
 
 
 def usd(nanousd: int) -> str:
@@ -61,20 +65,20 @@ def denial_message(denial: Denial) -> str:
     limit = denial.charge.limit
     when = "" if denial.retry_after_s is None else f" Try again in {max(1, ceil(denial.retry_after_s))} s."
     if limit.unit is Unit.SLOTS:
-        return f"Policy '{limit.policy}' allows {limit.amount} calls at once; wait for one to finish."
+        return f"Policy '{limit.policy}' allows {_many(limit.amount, 'call')} at once; wait for one to finish."
     if limit.unit is Unit.NANOUSD:
         return _budget_message(denial)
     rule = limit.rule
     per = f" per {_PER.get(rule.per_s, f'{rule.per_s} s')}" if isinstance(rule, Rate) else ""
     allowed = rule.amount if isinstance(rule, Rate) else limit.amount
     if limit.unit is Unit.REQUESTS:
-        return f"Policy '{limit.policy}' allows {allowed} requests{per}.{when}"
+        return f"Policy '{limit.policy}' allows {_many(allowed, 'request')}{per}.{when}"
     if denial.retry_after_s is None:
         return (
-            f"Policy '{limit.policy}' allows {allowed} tokens{per} and {limit.amount} at once; this call may use up to "
+            f"Policy '{limit.policy}' allows {_many(allowed, 'token')}{per} and {limit.amount} at once; this call may use up to "
             f"{denial.charge.amount}. Send a shorter input or a lower output cap."
         )
-    return f"Policy '{limit.policy}' allows {allowed} tokens{per}; this call may use up to {denial.charge.amount}.{when}"
+    return f"Policy '{limit.policy}' allows {_many(allowed, 'token')}{per}; this call may use up to {denial.charge.amount}.{when}"
 
 
 def _budget_message(denial: Denial) -> str:
@@ -84,6 +88,10 @@ def _budget_message(denial: Denial) -> str:
     turns = f" The window turns at {_utc(balance.window[1])}." if balance.window is not None else ""
     left = f"{usd(balance.remaining)} USD are left, and this call may cost up to {usd(denial.charge.amount)} USD."
     return f"The budget of policy '{limit.policy}' is {usd(limit.amount)} USD{per}; {left}{turns}"
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _utc(epoch_s: int) -> str:

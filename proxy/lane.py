@@ -5,8 +5,8 @@
                 └─ 3xx, other 4xx ───────────────────► given up
 
 Two clocks run after a failure. The page waits longer with each of its own attempts, and the lane rests longer with each failure in
-a row, whichever page it was: a dead sink with a thousand pages waiting sees one attempt a rest, and a page that its sink always
-chokes on holds nobody else up for long.
+a row, whichever page it was, up to a minute: a dead sink with a thousand pages waiting sees one attempt a rest and is found within
+a minute of its return, and a page that its sink always chokes on holds nobody else up for longer than that.
 
 A page that a sink took just before a crash, before that was written down, is sent again under the same id: receivers of webhooks,
 PagerDuty and Alertmanager tell it by that, Slack cannot. The rule a reader could break: what has ended is never sent again by this
@@ -30,6 +30,7 @@ from proxy.telemetry.logs import Level
 # Backoff: 5 s, 10 s, 20 s … 10 min, each cut by up to half at random, so that replicas do not come back together.
 FIRST_RETRY_S = 5.0
 MOST_RETRY_S = 600.0
+MOST_REST_S = 60.0
 # A sink may ask for more patience than that, within reason.
 MOST_RETRY_AFTER_S = 3600.0
 GIVE_UP_S = 86_400.0  # where the schedule ends that Standard Webhooks gives as its example
@@ -205,7 +206,7 @@ class Lane:
     def _rest(self, *, least_s: float = 0.0) -> float:
         """Leave the sink alone after a failure. Returns for how many seconds."""
         self._failures += 1
-        rest_s = max(least_s, self._means.backoff_s(self._failures))
+        rest_s = max(least_s, min(self._means.backoff_s(self._failures), MOST_REST_S))
         self._rests_until_ns = self._means.clock.monotonic_ns() + round(rest_s * 1e9)
         return rest_s
 

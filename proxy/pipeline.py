@@ -19,6 +19,7 @@ from proxy.clock import Clock
 from proxy.deadlines import Sweep, Watch
 from proxy.dispatch import Dispatch, meter_for
 from proxy.errors import InvalidCall, Overloaded, ProxyError, UpstreamError
+from proxy.policy.contract import Balance
 from proxy.policy.policyset import PolicySet
 from proxy.relay import Sink, relay
 from proxy.settlement import Settlement
@@ -146,13 +147,17 @@ class Pipeline:
             head=head,
             settle=lambda: self.settlement.settle(trip),
             first_token=first_token,
-            secrets=trip.secrets(),
+            secrets=trip.secrets,
         )
 
 
 def response_headers(trip: Trip) -> dict[str, str]:
     """Our own headers, on answers and errors alike."""
-    headers = {"x-request-id": trip.call.id, "tollhouse-policy": trip.set.version, **allowance_headers(trip.balances)}
+    headers = {
+        "x-request-id": trip.call.id,
+        "tollhouse-policy": trip.set.version,
+        **allowance_headers(trip.balances or _held(trip)),
+    }
     if trip.call.clamps:
         headers["tollhouse-clamped"] = ", ".join(map(str, trip.call.clamps.values()))
     if trip.settled and trip.usage_source is not None:
@@ -161,6 +166,11 @@ def response_headers(trip: Trip) -> dict[str, str]:
     if timing := trip.server_timing():
         headers["server-timing"] = timing
     return headers
+
+
+def _held(trip: Trip) -> tuple[Balance, ...]:
+    """Where the limits stand while the call runs; asked for only when a head goes out before the call is settled."""
+    return trip.reservation.balances if trip.reservation is not None else ()
 
 
 def _deadline_error(watch: Watch) -> ProxyError:

@@ -51,7 +51,7 @@ async def relay(
     head: Callable[[], Mapping[str, str]],
     settle: Callable[[], Awaitable[None]],
     first_token: Callable[[], None],
-    secrets: tuple[str, ...],
+    secrets: Callable[[], tuple[str, ...]],
 ) -> None:
     """Pass an answer on to its end.
 
@@ -78,7 +78,7 @@ async def relay(
                 await sink.start(answer.status, head())
             await sink.write(passed)
         if meter.error is not None:
-            raise in_band_refusal(meter.error, secrets=secrets)
+            raise in_band_refusal(meter.error, secrets=secrets())
         if meter.streams and token_at is not None:
             watch.expect_at("first_token", token_at)
         else:

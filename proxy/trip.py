@@ -132,8 +132,12 @@ class Trip:
 
     def server_timing(self) -> str:
         """The stages so far, for the Server-Timing header."""
-        stages = [("admit", self.started_ns, self.admitted_ns), ("upstream", self.admitted_ns, self.first_byte_ns)]
-        return ", ".join(f"{name};dur={(b - a) / 1e6:.2f}" for name, a, b in stages if a is not None and b is not None)
+        if self.admitted_ns is None:
+            return ""
+        admit = f"admit;dur={(self.admitted_ns - self.started_ns) / 1e6:.2f}"
+        if self.first_byte_ns is None:
+            return admit
+        return f"{admit}, upstream;dur={(self.first_byte_ns - self.admitted_ns) / 1e6:.2f}"
 
     def _ms(self, at_ns: int | None) -> float | None:
         return None if at_ns is None else (at_ns - self.started_ns) / 1e6

@@ -1,8 +1,9 @@
 """What the tests of pages share: an outbox, a world of sinks and a log that are all in memory and do what they are told."""
 
 import asyncio
+import selectors
 from collections import defaultdict, deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
 from typing import Any
@@ -14,6 +15,7 @@ from proxy.policy.contract import Notice
 from proxy.sinks import Kind, Sink
 from proxy.state.contract import Delivery, Outbox
 from proxy.state.memory import MemoryStore
+from tests.clock import FakeClock
 
 DAY = (1_799_971_200, 1_800_057_600)  # around FakeClock's first moment
 SECRET = "a canary that signs webhooks"
@@ -87,13 +89,15 @@ class Sent:
 class FakeWorld:
     """Every sink there is. A sink answers what its script says, one entry a request, and 200 after that.
 
-    An Event is waited for first, and the entry after it is the answer.
+    An Event is waited for first, and the entry after it is the answer. always: what a sink answers when its script is at its end.
+    chokes_on: bytes in a body that make every sink answer 500.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self.script: defaultdict[str, deque[Answer]] = defaultdict(deque)
         self.always: dict[str, Answer] = {}
+        self.chokes_on: bytes | None = None
         self.sent: list[Sent] = []
         self.arrived = asyncio.Event()
 
@@ -101,6 +105,8 @@ class FakeWorld:
         name = url.removeprefix("https://").partition(".")[0]
         self.sent.append(Sent(name, url, headers, body, self._clock.monotonic_ns() / 1e9))
         self.arrived.set()
+        if self.chokes_on is not None and self.chokes_on in body:
+            return 500, None
         answer = self._next(name)
         if isinstance(answer, asyncio.Event):
             await answer.wait()
@@ -152,3 +158,29 @@ def pager(
     made = Pager(outbox, clock=clock, send=world.send, log=log, count=log.count, random=lambda size: random[:size])
     made.configure({sink.name: sink for sink in sinks})
     return made
+
+
+class _Leap(selectors.DefaultSelector):
+    """A selector that does not wait for a timer but moves the clock to it."""
+
+    clock: FakeClock
+
+    def select(self, timeout: float | None = None) -> Any:
+        ready = super().select(0 if timeout is not None else 10)
+        assert ready or timeout is not None, "nothing is left that could ever happen"
+        # A turn takes a microsecond at least: a timer set for the very next instant must find that it has passed.
+        self.clock.advance(1e-6 if ready else max(timeout or 0.0, 1e-6))
+        return ready
+
+
+def leap(scenario: Coroutine[Any, Any, None], clock: FakeClock) -> None:
+    """Run a scenario on a loop whose time is the fake clock's: hours pass while it has nothing to do, and none while it has."""
+    selector = _Leap()
+    selector.clock = clock
+
+    class Loop(asyncio.SelectorEventLoop):
+        def time(self) -> float:
+            return clock.monotonic_ns() / 1e9
+
+    with asyncio.Runner(loop_factory=lambda: Loop(selector)) as runner:
+        runner.run(scenario)

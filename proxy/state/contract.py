@@ -24,7 +24,7 @@ class Denial:
 
 
 class Reservation(Protocol):
-    """What one call holds. balances: after the hold, in the order of the charges. shadowed: charges that would have refused."""
+    """What one call holds. balances: where its charges' counters stand now, in their order. shadowed: charges that would have refused."""
 
     @property
     def balances(self) -> tuple[Balance, ...]: ...

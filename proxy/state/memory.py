@@ -46,17 +46,18 @@ class Spend:
 class MemoryReservation:
     """What one call holds in a MemoryStore: each charge with the account that it is held of."""
 
-    __slots__ = ("_clock", "_holds", "_report", "_settled", "balances", "shadowed")
+    __slots__ = ("_clock", "_holds", "_report", "_settled", "shadowed")
 
-    def __init__(
-        self, clock: Clock, *, holds: Sequence[Hold], balances: tuple[Balance, ...], shadowed: tuple[Denial, ...], report: Report
-    ) -> None:
+    def __init__(self, clock: Clock, *, holds: Sequence[Hold], shadowed: tuple[Denial, ...], report: Report) -> None:
         self._clock = clock
         self._holds = holds
         self._report = report
         self._settled: tuple[Balance, ...] | None = None
-        self.balances = balances
         self.shadowed = shadowed
+
+    @property
+    def balances(self) -> tuple[Balance, ...]:
+        return _balances(self._holds, self._clock.monotonic_ns(), self._clock.wall_s())
 
     async def settle(self, used: Mapping[Unit, int]) -> tuple[Balance, ...]:
         if self._settled is None:
@@ -107,8 +108,7 @@ class MemoryStore:
                 account.settle(charge.amount, 0, now_ns)
             return max((_denial(*one, now_ns, now_s) for one in over if one[0].enforced), key=_longest)
         shadowed = tuple([_denial(*one, now_ns, now_s) for one in over]) if over else ()
-        balances = _balances(holds, now_ns, now_s)
-        return MemoryReservation(self._clock, holds=holds, balances=balances, shadowed=shadowed, report=self._report)
+        return MemoryReservation(self._clock, holds=holds, shadowed=shadowed, report=self._report)
 
     def peek(self, charge: Charge) -> Balance:
         now_ns, now_s = self._clock.monotonic_ns(), self._clock.wall_s()

@@ -132,6 +132,9 @@ _ACCEPTED: Mapping[str, type | tuple[type, ...]] = {
 
 _SURELY_SHORT = MOST_STRING_BYTES // 4  # characters, each at most four bytes
 
+# Strings of call.finished that a client or an upstream worded.
+_FROM_OUTSIDE = ("request_id", "user", "path", "model_asked", "model_served", "error", "upstream_request_id")
+
 # A call that ended through no decision of ours or the client's is worth a look.
 _ENDING_LEVEL: Mapping[Ending, Level] = {"upstream_error": "warning", "upstream_broken": "warning", "timed_out": "warning"}
 
@@ -221,7 +224,13 @@ class Log:
             "upstream_request_id": outcome.upstream_request_id,
             "trace_id": trace_id,
         }
-        self._log("call.finished", level, fields)
+        # Nor are they checked one by one: only what comes from outside can be long, and the types are the annotations'.
+        for name in _FROM_OUTSIDE:
+            value = fields[name]
+            if isinstance(value, str) and len(value) > _SURELY_SHORT:
+                fields[name] = cut(value)
+        if LEVELS[level] >= self._least:
+            self._writer.put(self._line("call.finished", level, fields))
 
     def close(self, *, within_s: float = 2.0) -> None:
         """Write what waits, and take no more. Blocks its caller for at most `within_s`, also when nobody reads."""

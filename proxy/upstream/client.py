@@ -1,9 +1,11 @@
 """The upstream client over aiohttp. Everything that is aiohttp's about it ends in this file.
 
-It follows no redirect, keeps no cookie, decompresses nothing, reads no environment proxy, and never repeats a request by itself.
+It follows no redirect, keeps no cookie, decompresses nothing, reads no environment proxy, and never repeats a POST by itself. (aiohttp
+repeats an idempotent method, once, where a kept connection turns out to be closed: RFC 9110, section 9.2.2.)
 """
 
 import asyncio
+import io
 import ssl
 from collections.abc import Mapping
 
@@ -11,11 +13,12 @@ import aiohttp
 from multidict import CIMultiDict
 from yarl import URL
 
-from proxy.errors import UpstreamError
+from proxy.errors import ProxyError, UpstreamError
 from proxy.upstream.contract import Ask
 
 KEEPALIVE_S = 15.0
 _READ_BUFFER_BYTES = 64 << 10
+_LARGE_BYTES = 1 << 20  # aiohttp writes bytes in one piece, and warns of it from here; a file it writes in pieces
 # Framing, Host and negotiation belong to the client; the rest is exactly what the Ask names.
 _NOT_ADDED = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type")
 
@@ -44,9 +47,14 @@ class HttpAnswer:
         return self._headers
 
     async def read(self) -> bytes:
+        content = self._response.content
         try:
-            return await self._response.content.readany()
-        except (aiohttp.ClientError, OSError) as error:
+            return await content.readany()
+        except (aiohttp.ClientError, OSError, RuntimeError) as error:  # RuntimeError: a malformed chunk closed the connection
+            if came := content._read_nowait(
+                -1
+            ):  # aiohttp raises before it gives out what came before the fault; the next read raises
+                return came
             raise UpstreamError("upstream_broken", "The upstream's answer broke off.", detail=type(error).__name__) from error
 
     def close(self) -> None:
@@ -80,9 +88,11 @@ class HttpUpstream:
                 ask.method,
                 self._url(ask.target),
                 headers=CIMultiDict(ask.headers),
-                data=ask.body or None,
+                data=io.BytesIO(ask.body) if isinstance(ask.body, bytes) and len(ask.body) > _LARGE_BYTES else ask.body or None,
                 allow_redirects=False,
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=ask.connect_timeout_s),
+                timeout=aiohttp.ClientTimeout(
+                    total=None, connect=ask.connect_timeout_s
+                ),  # with the name's resolution, all addresses
                 skip_auto_headers=_NOT_ADDED,
             )
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL) as error:
@@ -94,6 +104,8 @@ class HttpUpstream:
                 detail=_cause(error),
             ) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
+            if isinstance(error.__cause__, ProxyError):
+                raise error.__cause__ from None  # the body's own, such as one that grew too large
             raise UpstreamError(
                 "upstream_broken", "The upstream's answer was malformed or broke off.", detail=_cause(error)
             ) from error

@@ -14,22 +14,6 @@ import orjson
 from proxy.call import Call, Surface
 from proxy.errors import InvalidCall
 
-# Fields that decide cost or conduct. Any of them twice in a body is refused: we and the upstream might read different ones.
-COST_FIELDS = (
-    "model",
-    "stream",
-    "stream_options",
-    "n",
-    "best_of",
-    "max_tokens",
-    "max_completion_tokens",
-    "max_output_tokens",
-    "prompt",
-    "input",
-    "messages",
-    "service_tier",
-    "background",
-)
 # What llama.cpp's server reads before `max_tokens` and `n`, and others do not know: neither can be relied on, nor let pass.
 _SHADOWING = {"n_predict": "max_tokens", "n_cmpl": "n"}
 MOST_CAP = 2**31 - 1
@@ -55,7 +39,7 @@ _INPUT_OPTIONAL = ("completions", "responses")
 
 
 def parse(body: bytes) -> dict[str, Any]:
-    """The JSON object in `body`. Errors: InvalidCall when it is no JSON object, nested too deeply, or doubles a cost field."""
+    """The JSON object in `body`. Errors: InvalidCall when it is no JSON object, nested too deeply, or doubles a field at its top."""
     try:
         fields = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -76,10 +60,13 @@ def parse(body: bytes) -> dict[str, Any]:
 
 
 def _refuse_doubles(body: bytes) -> None:
-    """Refuse a cost field that stands twice at the top, however its name is escaped. It may stand deeper as often as it likes."""
+    """Refuse a field that stands twice at the top, however its name is escaped: we and the upstream might read different ones.
+
+    Most fields there decide cost, some of them only with certain servers, so it is not asked which. Deeper ones are not looked at.
+    """
     seen: set[str] = set()
     for name, _, _ in _members(body.decode()):
-        if name in seen and name in COST_FIELDS:
+        if name in seen:
             raise InvalidCall("duplicate_field", f"The field '{name}' stands twice in the body.", param=name)
         seen.add(name)
 

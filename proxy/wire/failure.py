@@ -16,17 +16,45 @@ from proxy.errors import ProxyError, UpstreamError
 EXPLAINED = frozenset({400, 403, 404, 409, 413, 422, 429})
 PASSED_HINTS = ("retry-after", "retry-after-ms", "x-should-retry")
 _MOST_TEXT = 2000
+_MOST_READ = 8000  # of an explanation; no app reads on, and masking costs time
 _WORD = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
 _PARAM = re.compile(r"[A-Za-z0-9_.\[\]-]{1,128}\Z")
-_MASKS: tuple[tuple[re.Pattern[str], str], ...] = (
-    (re.compile(r"\b(?:https?|wss?)://[^\s\"'<>)]+", re.I), "[url]"),
-    (re.compile(r"\b(?:sk|rk|pk|sess|ek)-[A-Za-z0-9_*.\-]{6,}"), "[key]"),
-    (re.compile(r"\bBearer\s+\S+", re.I), "[key]"),
-    (re.compile(r"\b(?:org|proj|user|acct|key)[-_][A-Za-z0-9]{8,}"), "[id]"),
-    (re.compile(r"\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b"), "[host]"),
-    (re.compile(r"\[?(?:[0-9a-fA-F]{0,4}:){3,}[0-9a-fA-F]{0,4}\]?(?::\d+)?"), "[host]"),
-    (re.compile(r"\b(?:[A-Za-z0-9-]+\.)+(?:svc|local|internal|cluster|lan|corp|com|net|org|io|ai|dev)\b(?::\d+)?", re.I), "[host]"),
-    (re.compile(r"\blocalhost(?::\d+)?\b", re.I), "[host]"),
+# Last labels of names that are hosts. Those that are English words stay out, and so do most countries: a sentence may lack a space.
+_LABELS = "svc|local|internal|intranet|cluster|lan|corp|private|com|net|org|io|ai|dev|app|cloud|co|us|eu|uk|de|cn"
+_HEX = "[0-9A-Fa-f]{1,4}"
+# What is masked, and by what, in this order. Each takes time in proportion to the text: a run of characters is entered at its start only.
+_MASKS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+    (re.compile(pattern), word)
+    for pattern, word in (
+        (r"(?i)\b[a-z][a-z0-9+.-]{1,15}://[^\s\"'<>)]+", "[url]"),
+        # keys: by their prefix, by the stars that hide their middle, as a token, or as what only a machine would write
+        (r"\b(?:sk|rk|pk|sess|ek)-[A-Za-z0-9_*.\-]{6,}", "[key]"),
+        (r"(?<![\w-])(?:sk|rk|pk|gsk|csk|hf|nvapi|xai|pplx|r8|fw)[-_](?=[A-Za-z_-]*\d)[A-Za-z0-9_-]{16,}", "[key]"),
+        (r"(?<![\w*-])[\w-]*\*{3,}[\w*-]*", "[key]"),
+        (r"\beyJ[\w-]{8,}\.[\w.-]+", "[key]"),
+        (r"(?i)\bBearer\s+(?:(?=\S*[\d*])\S{6,}|\S{20,})", "[key]"),
+        (r"\b(?=[A-Za-z]*\d)(?=\d*[A-Za-z])[A-Za-z0-9]{32,}", "[key]"),
+        # who: an id has a digit or a capital, which tells `org-Ab12…` from `user-provided`
+        (r"\b(?i:org|proj|user|acct|key|team|ws|cus)[-_](?=[a-z]*[A-Z0-9])[A-Za-z0-9]{8,}", "[id]"),
+        (
+            r"(?i)\b((?:organi[sz]ation|project|workspace|tenant|account)(?: id)?[ :=]{1,2}[\"'`]?)(?=[\w.-]*[\d_-])[\w.-]+",
+            r"\1[id]",
+        ),
+        (r"(?i)\b[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}\b", "[id]"),
+        (r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]+(?:\.[\w-]+)+", "[id]"),
+        # where: addresses, names with a port or a telling last label, and what calls itself a host
+        (
+            rf"(?<![\w.])\[?(?:(?:{_HEX}:){{5,7}}{_HEX}|(?:{_HEX}:){{1,7}}:(?:{_HEX}(?::{_HEX})*)?|::{_HEX}(?::{_HEX})*)"
+            r"(?:\.\d{1,3}){0,3}(?:%\w+)?\]?(?::\d{1,5})?(?!\w)",
+            "[host]",
+        ),
+        (r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?::\d{1,5})?(?!\w|\.\d)", "[host]"),
+        (r"\bip-\d{1,3}(?:-\d{1,3}){3}\b", "[host]"),
+        (rf"(?<![\w.-])(?:[\w-]+\.)+(?:{_LABELS}|{_LABELS.upper()})(?::\d{{1,5}})?(?![\w-])", "[host]"),
+        (r"(?<![\w.-])(?=[A-Za-z_]+[\d.-])[A-Za-z][\w.-]*:\d{4,5}(?![\w:])", "[host]"),
+        (r"(?i)\b(host(?:name)?=[\"']?)[^\s\"',)]+", r"\1[host]"),
+        (r"(?i)\blocalhost(?::\d{1,5})?\b", "[host]"),
+    )
 )
 
 
@@ -57,6 +85,8 @@ def masked(text: str, secrets: Sequence[str]) -> str:
     for secret in secrets:
         if secret:
             text = text.replace(secret, "[hidden]")
+    if len(text) > _MOST_READ:
+        text = text[:_MOST_READ].rpartition(" ")[0]  # half a secret would not be known for one
     for pattern, word in _MASKS:
         text = pattern.sub(word, text)
     text = "".join(c if c.isprintable() else " " for c in text)
@@ -76,11 +106,11 @@ def upstream_refusal(status: int, body: bytes, headers: Mapping[str, str], *, se
     if status in EXPLAINED:
         said = _explanation(body)
         return UpstreamError(
-            _word(said.get("code")) or "upstream_error",
+            _word(said.get("code"), secrets) or "upstream_error",
             masked(said["message"], secrets) if isinstance(said.get("message"), str) else f"The upstream answered {status}.",
             status=status,
-            type=_word(said.get("type")) or "upstream_error",
-            param=said["param"] if isinstance(said.get("param"), str) and _PARAM.match(said["param"]) else None,
+            type=_word(said.get("type"), secrets) or "upstream_error",
+            param=_word(said.get("param"), secrets, shape=_PARAM),
             headers=hints,
         )
     kept = status if 400 <= status < 600 else 502
@@ -94,7 +124,9 @@ def in_band_refusal(error: Any, *, secrets: Sequence[str]) -> UpstreamError:
     explained = (isinstance(code, int) and code in EXPLAINED) or said.get("type") == "invalid_request_error"
     if explained and isinstance(said.get("message"), str):
         return UpstreamError(
-            _word(code) or "upstream_error", masked(said["message"], secrets), type=_word(said.get("type")) or "upstream_error"
+            _word(code, secrets) or "upstream_error",
+            masked(said["message"], secrets),
+            type=_word(said.get("type"), secrets) or "upstream_error",
         )
     return UpstreamError("upstream_error", "The upstream reported an error in its stream.")
 
@@ -115,9 +147,7 @@ def _explanation(body: bytes) -> Mapping[str, Any]:
     return error if "message" in error else {"message": error.get("detail")}
 
 
-def _word(value: Any) -> str | None:
-    """A code or type as a word; some servers send integers."""
-    if isinstance(value, bool) or value is None:
-        return None
-    text = str(value) if isinstance(value, int) else value
-    return text if isinstance(text, str) and _WORD.match(text) and not any(p.search(text) for p, _ in _MASKS) else None
+def _word(value: Any, secrets: Sequence[str], *, shape: re.Pattern[str] = _WORD) -> str | None:
+    """A code, type or param as a word, None when it is none or has something to mask; some servers send integers."""
+    text = str(value) if type(value) is int else value
+    return text if isinstance(text, str) and shape.match(text) and masked(text, secrets) == text else None

@@ -58,8 +58,8 @@ _PREFIX = tuple((s.path[:-1], s) for s in SURFACES if s.path.endswith("*"))
 
 # The characters of RFC 3986's path that have one reading everywhere.
 _SANE = re.compile(r"(?:/[A-Za-z0-9._~!$&'()*+,=:@%-]+)+\Z")
-# An encoded slash, backslash, dot or control byte reads differently to us and to the upstream.
-_TRICK = re.compile(r"%(?![0-9A-Fa-f]{2})|%(?:2[fFeE]|5[cC]|[01][0-9A-Fa-f]|7[fF])|/\.\.?(?:/|\Z)")
+# An upstream decodes what we do not, so only what cannot stand there itself may be encoded: a space, quotes, brackets and bars.
+_TRICK = re.compile(r"%(?!20|22|3[CcEe]|5[BbDdEe]|60|7[BbCcDd])|/\.\.?(?:/|\Z)")
 _QUERY = re.compile(r"[A-Za-z0-9._~!$&'()*+,=:@%/?\[\]-]*\Z")
 
 
@@ -69,7 +69,10 @@ def canonical(target: str) -> tuple[str, str]:
     target: as on the request line. Absolute-form is not accepted: a sidecar is not a forward proxy.
     """
     path, _, query = target.partition("?")
-    if not _SANE.match(path) or _TRICK.search(path) or not _QUERY.match(query):
+    odd = not _SANE.match(path) or _TRICK.search(path) or not _QUERY.match(query)
+    if odd or (
+        path not in _EXACT and path.lower() in _EXACT
+    ):  # some servers do not mind the case, and a glob of `unmetered` might match
         raise InvalidCall("not_found", "There is no such path.")
     return path, query
 

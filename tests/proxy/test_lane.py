@@ -1,15 +1,19 @@
 """What becomes of a page after each answer, and how long a sink that failed is left alone."""
 
 import asyncio
+from collections import Counter
+from collections.abc import Callable, Coroutine
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
-from proxy.lane import GIVE_UP_S, Lane, Means, Unreachable
+from proxy.lane import GIVE_UP_S, MOST_REST_S, MOST_RETRY_S, Lane, Means, Unreachable
 from proxy.page import Page
+from proxy.pager import POLL_S
 from proxy.state.contract import Delivery
 from tests.clock import FakeClock
-from tests.pages import DAY, SECRET, FailingOutbox, FakeLog, FakeWorld, notice, pager, sink
+from tests.pages import DAY, SECRET, FailingOutbox, FakeLog, FakeWorld, leap, notice, pager, sink
 
 BOT = sink("bot")
 
@@ -26,6 +30,17 @@ class House:
 
     async def waiting(self) -> list[Delivery]:
         return [delivery for delivery in await self.outbox.waiting() if delivery.sink]
+
+    def live(self, days: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Let the pager run beside `days`, which sleeps on the fake clock."""
+
+        async def scenario() -> None:
+            run = asyncio.create_task(self.pager.run())
+            await days()
+            run.cancel()
+            await self.pager.close()
+
+        leap(scenario(), self.clock)
 
 
 @pytest.fixture
@@ -123,71 +138,72 @@ async def test_a_sink_that_names_a_time_is_left_alone_until_then_but_not_for_mor
     assert len(house.world.to("bot")) == 3
 
 
-async def test_a_dead_sink_sees_one_attempt_a_rest_however_many_pages_wait(house: House) -> None:
+def test_a_dead_sink_sees_one_attempt_a_rest_however_many_pages_wait(house: House) -> None:
     house.world.always["bot"] = Unreachable()
-    house.pager.notify([notice(threshold=percent) for percent in range(1, 21)])
-    for _ in range(1200):
-        await house.pager.deliver_due()
-        house.clock.advance(1)
+
+    async def days() -> None:
+        house.pager.notify([notice(threshold=percent) for percent in range(1, 51)])
+        await asyncio.sleep(600)
+
+    house.live(days)
     gaps = [later.at_s - earlier.at_s for earlier, later in pairwise(house.world.to("bot"))]
-    assert gaps == [5, 10, 20, 40, 80, 160, 320]
+    least_s = (5, 10, 20, 40, *(60,) * (len(gaps) - 4))
+    assert all(least <= gap <= least + POLL_S + 0.01 for gap, least in zip(gaps, least_s, strict=True))
 
 
-async def test_all_pages_arrive_once_when_a_sink_is_back(house: House) -> None:
+def test_all_pages_arrive_once_when_a_sink_is_back_after_an_hour(house: House) -> None:
     house.world.always["bot"] = Unreachable()
-    house.pager.notify([notice(threshold=percent) for percent in range(1, 10)])
-    for _ in range(3600):
-        await house.pager.deliver_due()
-        house.clock.advance(1)
-    house.world.always["bot"] = 200
-    house.world.sent.clear()
-    for _ in range(1200):
-        await house.pager.deliver_due()
-        house.clock.advance(1)
-    assert len({sent.headers["webhook-id"] for sent in house.world.to("bot")}) == len(house.world.to("bot")) == 9
-    assert await house.waiting() == []
+
+    async def days() -> None:
+        house.pager.notify([notice(threshold=percent) for percent in range(1, 51)])
+        await asyncio.sleep(3600)
+        house.world.always["bot"] = 200
+        house.world.sent.clear()
+        await asyncio.sleep(MOST_RETRY_S + POLL_S)
+        assert await house.outbox.waiting() == []
+
+    house.live(days)
+    assert len({sent.headers["webhook-id"] for sent in house.world.to("bot")}) == len(house.world.to("bot")) == 50
 
 
-async def test_a_page_that_its_sink_chokes_on_holds_the_others_up_for_seconds_only(house: House) -> None:
-    class Picky(FakeWorld):
-        async def send(self, url, headers, body):
-            status, _ = await super().send(url, headers, body)
-            return (500 if b'"threshold_percent":13' in body else status), None
+def test_a_page_that_its_sink_chokes_on_holds_the_others_up_for_a_minute_at_most(house: House) -> None:
+    house.world.chokes_on = b'"threshold_percent":13'
 
-    picky = Picky(house.clock)
-    choked = pager(house.outbox, picky, house.log, house.clock, BOT)
-    choked.notify([notice(threshold=13)])
-    for _ in range(1800):
-        await choked.deliver_due()
-        house.clock.advance(1)
-    choked.notify([notice(threshold=50)])
-    for _ in range(7):
-        await choked.deliver_due()
-        house.clock.advance(1)
-    assert any(b'"threshold_percent":50' in sent.body for sent in picky.sent)
+    async def days() -> None:
+        house.pager.notify([notice(threshold=13)])
+        await asyncio.sleep(3600)
+        house.pager.notify([notice(threshold=50)])
+        await asyncio.sleep(MOST_REST_S + POLL_S)
+        assert [delivery.id.split("/")[-2] for delivery in await house.waiting()] == ["13"]
+
+    house.live(days)
 
 
-async def test_a_page_is_given_up_a_day_after_its_crossing(house: House) -> None:
+def test_a_page_is_given_up_a_day_after_its_crossing(house: House) -> None:
     house.world.always["bot"] = 503
-    house.pager.notify([notice()])
-    while await house.waiting():
-        await house.pager.deliver_due()
-        house.clock.advance(60)
-    last = house.log.named("page.failed")[-1]
-    assert last["level"] == "error"
-    assert house.log.counts[-1] == ("webhook", "given_up")
+
+    async def days() -> None:
+        house.pager.notify([notice()])
+        await asyncio.sleep(2 * GIVE_UP_S)
+        assert await house.waiting() == []
+
+    house.live(days)
+    assert house.log.named("page.failed")[-1]["level"] == "error"
+    assert Counter(house.log.counts)["webhook", "given_up"] == 1
     tried_s = [sent.at_s for sent in house.world.to("bot")]
-    assert GIVE_UP_S - 1300 < tried_s[-1] - tried_s[0] <= GIVE_UP_S
+    assert GIVE_UP_S - 2 * MOST_RETRY_S < tried_s[-1] - tried_s[0] <= GIVE_UP_S
 
 
-async def test_pages_that_wait_behind_a_dead_sink_do_not_pile_up_for_more_than_a_day(house: House) -> None:
+def test_pages_that_wait_behind_a_dead_sink_do_not_pile_up_for_more_than_a_day(house: House) -> None:
     house.world.always["bot"] = Unreachable()
-    house.pager.notify([notice(threshold=percent) for percent in range(1, 1001)])
-    for _ in range(1500 * 2):
-        await house.pager.deliver_due()
-        house.clock.advance(60)
-    assert await house.waiting() == []
-    assert house.log.counts.count(("webhook", "given_up")) == 1000
+
+    async def days() -> None:
+        house.pager.notify([notice(subject=f"user=web/{number}") for number in range(200)])
+        await asyncio.sleep(GIVE_UP_S + 3600)
+        assert await house.waiting() == []
+
+    house.live(days)
+    assert Counter(house.log.counts)["webhook", "given_up"] == 200
 
 
 async def test_a_page_that_is_a_day_old_at_the_start_is_still_tried_once(house: House) -> None:
@@ -199,30 +215,33 @@ async def test_a_page_that_is_a_day_old_at_the_start_is_still_tried_once(house: 
     assert await house.waiting() == []
 
 
-async def test_a_page_that_was_taken_is_not_sent_again_when_the_outbox_could_not_be_told(house: House) -> None:
+def test_a_page_that_was_taken_is_not_sent_again_when_the_outbox_could_not_be_told(house: House) -> None:
     house.outbox.broken.add("done")
-    house.pager.notify([notice()])
-    for _ in range(100):
-        await house.pager.deliver_due()
-        house.clock.advance(10)
-    house.outbox.broken.clear()
-    house.clock.advance(600)
-    await house.pager.deliver_due()
+
+    async def days() -> None:
+        house.pager.notify([notice()])
+        await asyncio.sleep(3600)
+        house.outbox.broken.clear()
+        await asyncio.sleep(MOST_REST_S + POLL_S)
+        assert await house.outbox.waiting() == []
+
+    house.live(days)
     assert len(house.world.to("bot")) == 1
     assert house.log.counts == [("log", "delivered"), ("webhook", "delivered")]
     assert len(house.log.named("budget.crossed")) == 1
-    assert await house.outbox.waiting() == []
     assert {fields["operation"] for fields in house.log.named("state.failed")} == {"outbox"}
 
 
-async def test_an_outbox_that_cannot_count_attempts_does_not_make_the_pager_hammer_the_sink(house: House) -> None:
+def test_an_outbox_that_cannot_count_attempts_does_not_make_the_pager_hammer_the_sink(house: House) -> None:
     house.outbox.broken.add("retry")
     house.world.always["bot"] = 503
-    house.pager.notify([notice()])
-    for _ in range(60):
-        await house.pager.deliver_due()
-        house.clock.advance(1)
-    assert len(house.world.to("bot")) <= 4
+
+    async def days() -> None:
+        house.pager.notify([notice()])
+        await asyncio.sleep(600)
+
+    house.live(days)
+    assert len(house.world.to("bot")) <= 600 / MOST_REST_S + 4
 
 
 async def test_a_body_that_is_no_page_is_given_up_without_a_request(house: House) -> None:

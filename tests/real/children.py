@@ -140,13 +140,14 @@ class LlamaServer:
                 *("-m", str(installed.model), "--alias", MODEL, "--device", "none", "-ngl", "0"),
                 *("--jinja", "--chat-template", "chatml", "--embeddings", "--pooling", "mean"),
                 *("--host", "127.0.0.1", "--port", "0", "--parallel", str(SLOTS), "--ctx-size", str(SLOTS * CONTEXT)),
-                *("--slots", "--cache-ram", "0", "--no-webui", "--offline"),
+                # One thread: two of them wait for each other by spinning, which on a busy machine of two cores takes ten times as long.
+                *("--slots", "--cache-ram", "0", "--no-webui", "--offline", "--threads", "1", "--threads-batch", "1"),
             ],
             env={**os.environ, "LD_LIBRARY_PATH": str(installed.binary.parent), "LLAMA_API_KEY": key},
         )
         try:
             address = await child.saying(lambda line: m[1] if (m := _LISTENING.search(line)) else None, within_s=_LOAD_S)
-        except Failed:
+        except BaseException:  # also when we are told to end meanwhile: nobody else knows the process yet
             await child.stop()
             raise
         return cls(child, address=address, key=key)
@@ -178,16 +179,13 @@ class Tollhouse:
         )
         try:
             ready = await child.saying(lambda line: _event(line, "server.ready"), within_s=_READY_S)
-        except Failed:
+        except BaseException:  # also when we are told to end meanwhile: nobody else knows the process yet
             await child.stop()
             raise
         return cls(child, data=f"http://{ready['listen']}", admin=f"http://{ready['admin_listen']}")
 
-    def calls(self) -> list[dict[str, Any]]:
-        """The log lines of all calls so far, in the order in which they ended."""
-        return [record for line in self.child.lines if (record := _event(line, "call.finished")) is not None]
-
     def events(self, name: str) -> list[dict[str, Any]]:
+        """The log lines of that event so far."""
         return [record for line in self.child.lines if (record := _event(line, name)) is not None]
 
     async def leave(self, *, within_s: float) -> None:

@@ -60,6 +60,8 @@ class Rig:
         self.published: list[str] = []  # metrics and policy pages, as they were just before each process ended
         self.shown: list[str] = []  # the text of every refusal that a client was shown
         self._sent = 0
+        # Where it is about noon: no budget's day turns while we run.
+        self._zone = f"Etc/GMT{datetime.now(UTC).hour - 12:+d}"
         self._policy = policy
         self._tollhouse: Tollhouse | None = None
         self._apps = DefaultAsyncHttpxClient(trust_env=False, timeout=_CLIENT_S, event_hooks={"request": [self._count]})
@@ -86,8 +88,7 @@ class Rig:
             "REAL_UPSTREAM_KEY": self.secrets.upstream_key,
             "REAL_RECEIVER": self.receiver.url,
             "REAL_RECEIVER_SECRET": self.secrets.signing,
-            # Where it is about noon: no budget's day turns while we run.
-            "REAL_ZONE": f"Etc/GMT{datetime.now(UTC).hour - 12:+d}",
+            "REAL_ZONE": self._zone,
         }
         for id, key in self.secrets.keys.items():
             env[f"REAL_HASH_{id.upper()}"] = "sha256:" + hashlib.sha256(key.encode()).hexdigest()
@@ -173,8 +174,11 @@ class Rig:
 
     def calls(self) -> list[dict[str, Any]]:
         """The log lines of all calls so far, of every process."""
-        current = [self._tollhouse] if self._tollhouse is not None else []
-        return [line for tollhouse in (*self.retired, *current) for line in tollhouse.calls()]
+        return [line for tollhouse in self.processes() for line in tollhouse.events("call.finished")]
+
+    def processes(self) -> list[Tollhouse]:
+        """Every Tollhouse of this run, in the order in which they started."""
+        return [*self.retired, self._tollhouse] if self._tollhouse is not None else list(self.retired)
 
     def mark(self) -> Mark:
         """Now, for `since`."""
@@ -198,9 +202,8 @@ class Rig:
 
     async def busy_slots(self) -> int:
         """How many of the model server's slots are at work, asked of it directly."""
-        return sum(
-            slot["is_processing"] for slot in json.loads(await self._read(f"http://{self.llama.address}/slots", key=self.llama.key))
-        )
+        slots = json.loads(await self._read(f"http://{self.llama.address}/slots", key=self.llama.key))
+        return sum(slot["is_processing"] for slot in slots)
 
     async def slots_free(self, *, within_s: float) -> float:
         """Wait for the model server to have nothing to do. Returns the seconds that took. Errors: Failed."""

@@ -21,7 +21,7 @@ from typing import Any
 
 from checks import Failed
 from children import MODEL, LlamaServer
-from install import install
+from install import Installed, install
 from receiver import Receiver
 from rig import Rig, Secrets
 from scenarios import SCENARIOS, Scenario
@@ -45,22 +45,22 @@ class Row:
     def cells(self) -> tuple[str, ...]:
         """Sums over its calls, and the median of their times."""
         calls = self.calls
-        result, why = (
-            ("ok", self.note) if self.failure is None else ("FAILED", " ".join(self.failure.replace("|", "/").split())[:100])
-        )
-        if why:
-            result += f": {why}"
         tokens = [sum(line.get(name) or 0 for line in calls) for name in ("input_tokens", "output_tokens")]
         cost = sum(line["cost_nanousd"] for line in calls) / 1e9
         return (
             self.scenario.name,
-            result,
+            self._result(),
             *(str(number) if number else "–" for number in (len(calls), *tokens)),
             f"{cost:.6f}" if cost else "–",
             _middle([line.get("first_token_ms") for line in calls], digits=0),
             _middle([line["total_ms"] for line in calls], digits=0),
             _middle([own_ms(line) for line in calls], digits=2),
         )
+
+    def _result(self) -> str:
+        if self.failure is not None:
+            return "FAILED: " + " ".join(self.failure.replace("|", "/").split())[:100]
+        return f"ok: {self.note}" if self.note else "ok"
 
 
 def own_ms(line: dict[str, Any]) -> float | None:
@@ -88,19 +88,23 @@ async def attempt(rig: Rig, scenario: Scenario) -> Row:
     except TimeoutError:
         failure = f"took longer than {_SCENARIO_S} s"
     except Exception as error:  # the last line of defence: one scenario's failure does not keep the others from being tried
-        failure = f"{type(error).__name__}: {error}"
-        with contextlib.suppress(Failed):
+        failure = str(error) if isinstance(error, Failed) else f"{type(error).__name__}: {error}"
+    if failure is not None:
+        with contextlib.suppress(Failed):  # so that its calls are not taken for those of the next
             await rig.since(mark)
     return Row(scenario, note, failure, rig.calls()[mark.calls :])
 
 
-async def drive(scenarios: Sequence[Scenario]) -> list[Row]:
-    """Start everything, run the scenarios one after the other, and end everything. Errors: Failed, when something does not start."""
-    rows: list[Row] = []
+async def drive(scenarios: Sequence[Scenario], installed: Installed, *, rows: list[Row]) -> None:
+    """Start everything, run the scenarios one after the other, and end everything.
+
+    rows: where each scenario's end is put, so that those there are can be told when time is up. Errors: Failed, when something does
+    not start.
+    """
     async with contextlib.AsyncExitStack() as undo:
         state = Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="tollhouse-real-")))
         secrets = Secrets()
-        llama = await LlamaServer.start(install(), key=secrets.upstream_key)
+        llama = await LlamaServer.start(installed, key=secrets.upstream_key)
         undo.push_async_callback(llama.child.stop)
         receiver = await Receiver.start()
         undo.push_async_callback(receiver.stop)
@@ -111,7 +115,6 @@ async def drive(scenarios: Sequence[Scenario]) -> list[Row]:
         for scenario in scenarios:
             rows.append(await attempt(rig, scenario))
             tell(f"{'ok    ' if rows[-1].failure is None else 'FAILED'} {scenario.name}")
-    return rows
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -130,32 +133,46 @@ def tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-async def run(words: Sequence[str]) -> int:
+async def run(scenarios: Sequence[Scenario], installed: Installed) -> int:
     """The exit code."""
     current = asyncio.current_task()
     assert current is not None
     # SIGTERM ends us as Ctrl-C does: through every `finally`, so that no process of ours stays behind.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, current.cancel)
-    scenarios = [s for s in SCENARIOS if not words or any(word.lower() in s.name.lower() for word in words)]
-    began = time.monotonic()
+    began, rows = time.monotonic(), list[Row]()
+    stopped: str | None = None
     try:
         async with asyncio.timeout(_WHOLE_S):
-            rows = await drive(scenarios)
+            await drive(scenarios, installed, rows=rows)
     except TimeoutError:
-        tell(f"make real: not done after {_WHOLE_S} s")
-        return 1
+        stopped = f"not done after {_WHOLE_S} s"
+    except asyncio.CancelledError:
+        stopped = "interrupted"
+    except Failed as failed:
+        stopped = str(failed)
+    print(table(rows))
+    print(f"\n{MODEL} (Q4_K_M), {os.cpu_count()} CPUs, {time.monotonic() - began:.0f} s. Times are medians of a scenario's calls.")
+    for row in rows:
+        if row.failure is not None:
+            tell(f"FAILED {row.scenario.name}: {row.failure}")
+    if stopped is not None:
+        tell(f"make real: {stopped}")
+    return 0 if stopped is None and all(row.failure is None for row in rows) else 1
+
+
+def main(words: Sequence[str]) -> int:
+    """The exit code. words: as on the command line."""
+    scenarios = [s for s in SCENARIOS if not words or any(word.lower() in s.name.lower() for word in words)]
+    if not scenarios:
+        tell(f"make real: no scenario's name contains {' or '.join(words)}; there are: {', '.join(s.name for s in SCENARIOS)}")
+        return 2
+    try:
+        installed = install()
     except Failed as failed:
         tell(f"make real: {failed}")
         return 1
-    print(table(rows))
-    print(
-        f"\n{MODEL} (Q4_K_M) on {os.cpu_count()} CPUs, {time.monotonic() - began:.0f} s. Times are medians of a scenario's calls."
-    )
-    failures = [row for row in rows if row.failure is not None]
-    for row in failures:
-        tell(f"FAILED {row.scenario.name}: {row.failure}")
-    return 1 if failures or not rows else 0
+    return asyncio.run(run(scenarios, installed))
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(run(sys.argv[1:])))
+    sys.exit(main(sys.argv[1:]))

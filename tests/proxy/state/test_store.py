@@ -158,7 +158,7 @@ async def test_coming_back_as_told_succeeds_and_a_moment_earlier_does_not(
     store: StateStore, clock: FakeClock, charge: Charge
 ) -> None:
     clock.advance(0.123456789)
-    whole = replace(charge, amount=charge.limit.amount)
+    whole = charge._replace(amount=charge.limit.amount)
     await spend(store, whole, whole.amount)
     wait_s = (await refuse(store, charge)).retry_after_s
     assert wait_s is not None
@@ -215,7 +215,7 @@ async def test_a_call_over_midnight_is_spent_on_the_day_that_held_it(store: Stat
     today = await hold(store, money(1000))
     (balance,) = await held.settle({Unit.NANOUSD: 700})
     assert (balance.window, balance.spent, balance.held, balance.reset_s) == (yesterday, 700, 0, 0)
-    assert store.peek(money(0)) == replace(today.balances[0], charge=money(0))
+    assert store.peek(money(0)) == today.balances[0]._replace(charge=money(0))
 
 
 async def test_a_clock_that_is_set_over_midnight_and_back_finds_both_days_as_they_were(store: StateStore, clock: FakeClock) -> None:
@@ -240,8 +240,8 @@ async def test_subjects_and_policies_are_counted_apart(store: StateStore) -> Non
     ada = money(1000, subject="user=ada")
     await hold(store, ada)
     await hold(store, money(1000, subject="user=bob"))
-    await hold(store, replace(ada, limit=replace(ada.limit, policy="batch")))
-    await hold(store, replace(ada, limit=replace(ada.limit, clause="other")))
+    await hold(store, ada._replace(limit=replace(ada.limit, policy="batch")))
+    await hold(store, ada._replace(limit=replace(ada.limit, clause="other")))
     await refuse(store, ada)
 
 
