@@ -50,7 +50,7 @@ class Admin:
         if self._server is not None:
             self._server.close()
         if self._web is not None:
-            await self._web.shutdown(1.0)
+            await self._web.shutdown(0.2)
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         path = request.path

@@ -25,6 +25,7 @@ from proxy.wire.surfaces import PASSTHROUGH, ROOT, canonical, surface_of
 
 # What a model reads at most, when a call hides input from us and the price table does not know the model.
 MOST_CONTEXT = 1_000_000
+_SOON_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +159,10 @@ def _charges(call: Call, plan: Plan) -> list[Charge]:
 
 
 def _refusal(denial: Denial) -> Refusal:
-    """The 429 of a denied charge: it says when to come back, or that coming back is no use before the window turns."""
+    """The 429 of a denied charge: it says when to come back, or that coming back is no use before the window turns.
+
+    Money that running calls hold may be free again in a moment; then a retry is welcome.
+    """
     limit = denial.charge.limit
     money = limit.unit is Unit.NANOUSD
     retry_after_s = 1.0 if limit.unit is Unit.SLOTS else denial.retry_after_s
@@ -166,7 +170,7 @@ def _refusal(denial: Denial) -> Refusal:
         limit.error,
         denial_message(denial),
         retry_after_s=retry_after_s,
-        should_retry=False if money or retry_after_s is None else None,
+        should_retry=False if retry_after_s is None or (money and retry_after_s > _SOON_S) else None,
         policy=limit.policy,
         clause=limit.clause,
     )

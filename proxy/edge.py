@@ -24,6 +24,7 @@ KEEPALIVE_S = 75.0
 BACKLOG = 4096  # a burst that overflows the backlog waits for SYN retries of seconds
 _READ_BUFFER_BYTES = 64 << 10
 _NAME = "tollhouse"
+_GOODBYE_S = 0.2  # what is still open by then was told to end long before
 _SSE = "text/event-stream"
 
 
@@ -139,7 +140,7 @@ class Edge:
         """End what is left: handlers still running are cancelled, which settles their calls as those of clients that left."""
         self.stop_accepting()
         if self._web is not None:
-            await self._web.shutdown(1.0)
+            await self._web.shutdown(_GOODBYE_S)
 
     def close_slow(self, *, header_s: float) -> None:
         """Close connections that have been sending one head for longer than `header_s` seconds."""

@@ -27,6 +27,7 @@ from proxy.telemetry.trace import continue_trace
 from proxy.trip import Arrival, Observer, Trip
 from proxy.upstream.contract import Answer
 from proxy.wire.headers import sane_request_id, towards_client
+from proxy.wire.meter import PassMeter
 
 _ERROR_WRITE_S = 10.0
 DRAIN = "drain"
@@ -77,14 +78,20 @@ class Pipeline:
             if not self.inflight:
                 self._idle.set()
             if trip.counting is None or trip.counting.done():
-                self.observer.finished(trip)
+                self._account(trip)
             else:
-                trip.counting.add_done_callback(lambda _: self.observer.finished(trip))
+                trip.counting.add_done_callback(lambda _: self._account(trip))
 
     async def idle(self) -> None:
         """Wait until no call is running."""
         if self.inflight:
             await self._idle.wait()
+
+    def _account(self, trip: Trip) -> None:
+        try:
+            self.observer.finished(trip)
+        except Exception as error:  # a last line of defence: the call is over and settled, and stays so
+            self.observer.fault(error, trip.call.id)
 
     def _begin(self, arrival: Arrival) -> Trip:
         request_id = sane_request_id(arrival.headers.get("x-request-id")) or f"req_{self.random(12).hex()}"
@@ -133,7 +140,10 @@ class Pipeline:
 
         def head() -> Mapping[str, str]:
             trip.status = answer.status
-            return {**towards_client(answer.headers), **response_headers(trip)}
+            headers = {**towards_client(answer.headers), **response_headers(trip)}
+            if isinstance(trip.meter, PassMeter) and "content-length" in answer.headers:
+                headers["content-length"] = answer.headers["content-length"]
+            return headers
 
         def first_token() -> None:
             trip.first_token_ns = self.clock.monotonic_ns()

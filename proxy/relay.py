@@ -67,7 +67,7 @@ async def relay(
     token_at: float | None = watch.at
     while chunk := await _next(answer, ended=meter.ended):
         passed = meter.feed(chunk)
-        if meter.first_token and token_at is not None:
+        if meter.streams and meter.first_token and token_at is not None:
             token_at = None
             first_token()
         if meter.ended:

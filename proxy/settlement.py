@@ -52,7 +52,10 @@ class Settlement:
         call = trip.call
         found = await count_input(call, trip.inputs, self._tokenizer)
         exact, output_tokens = found.exact, 0
-        if trip.meter is not None and trip.meter.text:
+        if not call.stream and call.surface.has_output and (trip.meter is None or not trip.meter.ended):
+            # Nobody saw how much of a whole answer was made, so it is all that was held: leaving early is no way past a budget.
+            exact, output_tokens = False, call.choices * (call.cap or 0)
+        elif trip.meter is not None and trip.meter.text:
             counted = await self._tokenizer.count((trip.meter.text.decode("utf-8", "replace"),), model=call.model or "")
             output_tokens, exact = counted.tokens, exact and counted.exact
         usage = Usage(input_tokens=found.tokens, output_tokens=output_tokens)

@@ -6,7 +6,9 @@ leaves nothing behind, so it shows the same on every machine.
 
 import argparse
 import asyncio
+import json
 import os
+import sys
 import tempfile
 import textwrap
 from base64 import b64encode
@@ -30,33 +32,47 @@ from proxy.settings import read_settings
 from proxy.telemetry.faults import install
 from proxy.telemetry.logs import Log
 
-# Small numbers, so that a dozen calls meet every rule: the tour spends 0.0004 USD before its budget step, and 0.0007 with it.
+# Small numbers, so that a few calls meet every rule. What comes before the budget's step costs 0.000226 USD, less than half of the
+# budget; that step costs more than half of it alone, so its page comes also when the day turns in between.
 _POLICY = """\
 version: 1
 keys:
-  - {{id: shop, hash: "{hash}", user: {{header: x-user-id}}}}
+  - id: shop
+    hash: "{hash}"
+    user: {{header: x-user-id}}
 pages:
   oncall: {{webhook: {{url: "{pages}", secret: "${{env:PAGE_SECRET}}"}}}}
 policies:
   - name: everyone
     max_tokens: {{cap: 40, when_over: clamp}}
     rate_limit: {{requests: 3, per: minute, by: user}}
-    budget:     {{usd: 0.001, per: day, alarm_at: [50, 100], page: [oncall], when_spent: alarm}}
+    budget:     {{usd: 0.0006, per: day, alarm_at: [50, 100], page: [oncall]}}
 """
-_PAUSE_S = 1.3  # long enough to read on, short enough for the whole tour to take a dozen seconds
-_PATIENCE_S = 10.0  # for a page that should come at once
-_COLUMNS = 100
-_METRICS = ("tollhouse_calls_total", "tollhouse_refusals_total", "tollhouse_clamps_total", "tollhouse_tokens_total") + (
+_MESSAGES = [{"role": "user", "content": "What is a tollhouse?"}]
+_PAUSE_S = 1.3  # long enough to follow, short enough for the whole tour to take a dozen seconds
+_PATIENCE_S = 10.0  # for a page, which comes at once
+_COLUMNS = 80
+_METRICS = (
+    "tollhouse_calls_total",
+    "tollhouse_refusals_total",
+    "tollhouse_clamps_total",
     "tollhouse_cost_usd_total",
     "tollhouse_budget_spent_ratio",
     "tollhouse_pages_total",
 )
-_LOGGED = ("request_id", "key", "user", "model_asked", "model_served", "outcome", "input_tokens", "output_tokens") + (
+_FIELDS = (
+    "request_id",
+    "key",
+    "user",
+    "model_asked",
+    "model_served",
+    "outcome",
+    "input_tokens",
+    "output_tokens",
     "usage_source",
     "cost_nanousd",
     "price_version",
     "policy_version",
-    "clamped",
     "admit_ms",
     "first_byte_ms",
     "total_ms",
@@ -72,17 +88,22 @@ def run(arguments: argparse.Namespace) -> int:
         uvloop.run(_tour(pause_s=0.0 if arguments.quick else _PAUSE_S))
     except KeyboardInterrupt:
         return 130  # as a shell counts it: 128 and the number of the signal
+    except BrokenPipeError:  # whoever read along has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     return 0
 
 
 async def _tour(*, pause_s: float) -> None:
     with tempfile.TemporaryDirectory(prefix="tollhouse-demo-") as folder:
         async with _house(Path(folder)) as house:
-            guide = _Guide(house, pause_s=pause_s)
+            guide = _Guide(house)
             for step in (guide.welcome, guide.answer, guide.stream, guide.clamp, guide.burst, guide.budget, guide.metrics):
                 await step()
                 await asyncio.sleep(pause_s)
-        guide.log(house.log_file.read_bytes())
+        lines = house.log_file.read_bytes()
+    guide.log(lines)
+    guide.farewell()
 
 
 class _Receiver:
@@ -160,112 +181,142 @@ def _pressed() -> asyncio.Event:
 class _Guide:
     """Makes the calls and tells what they show."""
 
-    def __init__(self, house: _House, *, pause_s: float) -> None:
+    def __init__(self, house: _House) -> None:
         self._house = house
-        self._pause_s = pause_s
         self._steps = 0
+        self._shown: Mapping[str, Any] = {}
 
     async def welcome(self) -> None:
-        _say(f"Tollhouse {__version__}: a tour of real calls. A pretend upstream answers them; no model is asked, nothing is spent.")
+        _say(
+            f"Tollhouse {__version__}: a tour of real calls. A pretend upstream answers them: no model is asked and no money is spent."
+        )
         print()
         _say(f"The proxy listens on {self._house.url}, with this policy file:")
-        print("\n" + textwrap.indent(self._house.policy, "    "))
+        print("\n" + textwrap.indent(self._house.policy, "    "), end="")
 
     async def answer(self) -> None:
-        self._title("An answer", "An app sets OPENAI_BASE_URL and changes nothing else. Each answer says what it was and what it cost.")
+        self._title(
+            "An answer", "An app sets OPENAI_BASE_URL and changes nothing else. Each answer says what it was and what it cost."
+        )
         async with self._ask({"max_tokens": 25}, user="ada") as answer:
             self._came(answer, "x-request-id", "tollhouse-tokens", "tollhouse-cost-usd", "x-ratelimit-remaining-requests")
-            self._text((await answer.json())["choices"][0]["message"]["content"])
+            _show((await answer.json())["choices"][0]["message"]["content"])
 
     async def stream(self) -> None:
-        self._title("A stream", "Events pass as they come. Their tokens are counted too; the app sees nothing that it did not ask for.")
+        self._title(
+            "A stream", "Events pass as they come. Their tokens are counted too, and the app gets no event it did not ask for."
+        )
         async with self._ask({"max_tokens": 40, "stream": True}, user="ada") as answer:
             self._came(answer, "content-type", "x-request-id")
-            print("    ", end="")
-            column = 0
+            column = _COLUMNS
             async for line in answer.content:
-                if not line.startswith(b"data: {"):
-                    continue
-                piece = orjson.loads(line[6:])["choices"][0]["delta"].get("content") or ""
-                if column + len(piece) > _COLUMNS - 8:
-                    print("\n    ", end="")
-                    column, piece = 0, piece.lstrip()
-                print(piece, end="", flush=True)
-                column += len(piece)
+                for word in _words(line):
+                    if column + len(word) > _COLUMNS - 8:
+                        print("\n   ", end="")
+                        column = 0
+                    print(f" {word}", end="", flush=True)
+                    column += len(word) + 1
             print()
 
     async def clamp(self) -> None:
-        self._title("A clamp", "The policy caps answers at 40 tokens. A call that asks for more is lowered to it, and is told so.")
+        self._title(
+            "A clamp", "The policy caps answers at 40 tokens. A call that asks for more is lowered to that, and is told so."
+        )
         async with self._ask({"max_tokens": 8000}, user="ada") as answer:
-            said = await answer.json()
             self._came(answer, "tollhouse-clamped", "tollhouse-tokens", "tollhouse-cost-usd")
-            self._text(f'finish_reason: {said["choices"][0]["finish_reason"]}')
+            _show(f"finish_reason: {(await answer.json())['choices'][0]['finish_reason']}")
 
     async def burst(self) -> None:
-        self._title("A burst", "Each user has three calls a minute. Ben sends four at once; the refusal says who, what and when.")
+        self._title(
+            "A burst",
+            "Each user has three calls a minute. Ben sends four at once; the refusal says which limit it was and when to return.",
+        )
         for _ in range(3):
-            async with self._ask({"max_tokens": 25}, user="ben") as answer:
-                print(f"  ← {answer.status}  {answer.headers['x-ratelimit-remaining-requests']} left")
-        async with self._ask({"max_tokens": 25}, user="ben") as answer:
+            async with self._ask({"max_tokens": 10}, user="ben") as answer:
+                self._came(answer, "x-ratelimit-remaining-requests")
+        async with self._ask({"max_tokens": 10}, user="ben") as answer:
             self._came(answer, "retry-after", "x-ratelimit-reset-requests", "ratelimit")
             error = (await answer.json())["error"]
-            self._text(f"{error['code']}: {error['message']}")
+            _show(f"{error['code']}: {error['message']}")
 
     async def budget(self) -> None:
-        self._title("A budget", "A dearer model takes the day past half of its 0.001 USD. Who is on call hears of it, once a day.")
+        self._title("A budget", "A dearer model takes the day past half of its budget. Whoever is on call is told, once a day.")
         async with self._ask({"model": "gpt-4.1", "max_tokens": 40}, user="cleo") as answer:
             self._came(answer, "tollhouse-tokens", "tollhouse-cost-usd")
         async with asyncio.timeout(_PATIENCE_S):
             headers, page = await self._house.receiver.pages.get()
-        print("  ⚑ a page came, signed:")
-        self._fields({name: headers[name] for name in ("webhook-id", "webhook-signature")})
+        print("\n  A page came to the receiver, signed:")
+        _table({name: headers[name] for name in ("webhook-id", "webhook-signature")})
         for sentence in ("summary", "effect", "remedy"):
-            self._text(page["data"][sentence])
+            _show(page["data"][sentence])
 
     async def metrics(self) -> None:
-        self._title("The metrics", "For Prometheus, on the admin port. These are a few; none has a prompt, a user or a key in it.")
+        self._title("The metrics", "For Prometheus, on the admin port. These are a few of them; none holds a prompt or a secret.")
+        print(f"  → GET {self._house.admin_url}/metrics")
         async with self._house.client.get(f"{self._house.admin_url}/metrics") as answer:
-            lines = (await answer.text()).splitlines()
-        print(f"  → GET {self._house.admin_url}/metrics\n")
-        for line in lines:
-            if line.startswith(_METRICS) and not line.endswith(" 0"):
-                print(f"    {line}")
+            print(f"  ← {answer.status} {answer.reason}")
+            for line in (await answer.text()).splitlines():
+                if line.startswith(_METRICS) and not line.endswith(" 0"):
+                    print(f"    {line}")
 
     def log(self, lines: bytes) -> None:
         """The last call's line. lines: the whole log."""
         calls = [line for line in map(orjson.loads, lines.splitlines()) if line["event"] == "call.finished"]
-        self._title("The log", f"One line of JSON for each call, {len(calls)} of them so far. The last one, by field:")
-        self._fields({name: str(calls[-1][name]) for name in _LOGGED if name in calls[-1]})
-        print()
-        _say("That was the tour; it has put everything away. From here: `tollhouse serve` runs it, `tollhouse keys new ID` makes a key,")
-        _say("`tollhouse check FILE` reads a policy file, and policies/examples/ has files to start from.")
+        self._title(
+            "The log", f"One line of JSON for each call, {len(calls)} so far, and no content in any. The last one, by field:"
+        )
+        _table({name: str(calls[-1][name]) for name in _FIELDS})
+
+    def farewell(self) -> None:
+        print("\n" + "─" * _COLUMNS)
+        print("That was the tour. Everything is put away. From here:\n")
+        _table(
+            {
+                "tollhouse serve": "runs the proxy in front of your upstream",
+                "tollhouse keys new ID": "makes a key, and its line for the policy file",
+                "tollhouse check FILE": "tells every mistake of a policy file, with its place",
+                "policies/examples/": "has policy files to start from",
+            }
+        )
 
     def _title(self, name: str, about: str) -> None:
         self._steps += 1
-        print(f"\n── {self._steps}. {name} ".ljust(_COLUMNS, "─"))
+        print(f"\n── {self._steps}. {name} ".ljust(_COLUMNS + 1, "─"))
         _say(about)
         print()
 
     def _ask(self, fields: Mapping[str, Any], *, user: str) -> Any:
-        """One chat call, printed as it goes out: an `async with` over its answer."""
-        body = {"model": "gpt-4.1-mini", **fields, "messages": [{"role": "user", "content": "What is a tollhouse?"}]}
+        """One chat call, printed as it goes out: an `async with` over its answer. A body that comes again is not shown again."""
+        body = {"model": "gpt-4.1-mini", **fields}
         print(f"  → POST /v1/chat/completions   x-user-id: {user}")
-        shown = orjson.dumps(body).decode()
-        print(f"    {shown}")
-        return self._house.client.post(f"{self._house.url}/v1/chat/completions", json=body, headers={"x-user-id": user})
+        if body != self._shown:
+            self._shown = body
+            print(f'    {json.dumps(body)[:-1]},\n     "messages": {json.dumps(_MESSAGES)}}}')
+        return self._house.client.post(
+            f"{self._house.url}/v1/chat/completions", json={**body, "messages": _MESSAGES}, headers={"x-user-id": user}
+        )
 
     def _came(self, answer: aiohttp.ClientResponse, *headers: str) -> None:
         print(f"  ← {answer.status} {answer.reason}")
-        self._fields({name: answer.headers[name] for name in headers})
+        _table({name: answer.headers[name] for name in headers})
 
-    def _fields(self, fields: Mapping[str, str]) -> None:
-        width = max(map(len, fields))
-        for name, value in fields.items():
-            print(f"    {name.ljust(width)}  {value}")
 
-    def _text(self, text: str) -> None:
-        print(textwrap.fill(text, _COLUMNS, initial_indent="    ", subsequent_indent="    "))
+def _words(line: bytes) -> list[str]:
+    """The words that one line of a stream of events brings."""
+    if not line.startswith(b"data: {"):
+        return []
+    return (orjson.loads(line[6:])["choices"][0]["delta"].get("content") or "").split()
 
 
 def _say(text: str) -> None:
     print(textwrap.fill(text, _COLUMNS))
+
+
+def _show(text: str) -> None:
+    print(textwrap.fill(text, _COLUMNS, initial_indent="    ", subsequent_indent="    "))
+
+
+def _table(rows: Mapping[str, str]) -> None:
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        print(f"    {name.ljust(width)}  {value}")

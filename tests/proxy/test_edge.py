@@ -140,7 +140,10 @@ async def test_a_body_over_the_limit_is_refused_before_it_is_read_to_its_end(tmp
 
 
 async def test_a_body_is_invited_only_once_its_caller_is_known(tmp_path: Path) -> None:
-    head = "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n{}content-type: application/json\r\nexpect: 100-continue\r\ncontent-length: {}\r\n\r\n"
+    head = (
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n{}content-type: application/json\r\n"
+        "expect: 100-continue\r\ncontent-length: {}\r\n\r\n"
+    )
     body = chat()
     async with FakeUpstream(default=json_answer(200, {"choices": []})) as upstream:
         async with House(policy(), upstream.url + "/v1", tmp_path) as house:

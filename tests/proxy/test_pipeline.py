@@ -65,7 +65,10 @@ async def test_an_answer_passes_with_its_cost_and_one_log_line(tmp_path: Path) -
 
 
 async def test_a_body_that_no_policy_changed_is_passed_byte_for_byte(tmp_path: Path) -> None:
-    body = b'{ "seed": 123456789012345678901234567890, "temperature":1.0,"model":"gpt-4.1-mini",\n"messages":[{"role":"user","content":"\\u00e9"}]}'
+    body = (
+        b'{ "seed": 123456789012345678901234567890, "temperature":1.0,"model":"gpt-4.1-mini",\n'
+        b'"messages":[{"role":"user","content":"\\u00e9"}]}'
+    )
     async with FakeUpstream(default=json_answer(200, ANSWER)) as upstream:
         async with House(policy(), upstream.url + "/v1", tmp_path) as house:
             await house.post("/v1/chat/completions", body)
@@ -176,6 +179,16 @@ async def test_a_client_that_leaves_before_the_first_byte_is_noticed(tmp_path: P
     assert line["outcome"] == "client_gone"
     assert line["status"] == 0
     assert line["input_tokens"] > 0, "the input was sent, so it is paid for"
+
+
+async def test_leaving_before_a_whole_answer_is_no_way_past_a_budget(tmp_path: Path) -> None:
+    async with FakeUpstream(default=[UntilClosed()]) as upstream:
+        async with House(policy("- {name: a, max_tokens: {cap: 70}}"), upstream.url + "/v1", tmp_path) as house:
+            call = asyncio.create_task(house.post("/v1/chat/completions", {**CHAT, "n": 2}))
+            await upstream.arrived()
+            call.cancel()
+            [line] = await house.logged("call.finished")
+    assert (line["outcome"], line["usage_source"], line["output_tokens"]) == ("client_gone", "estimated", 140)
 
 
 CUTS = [
@@ -346,7 +359,7 @@ async def test_each_deadline_of_the_upstream_ends_the_call_and_is_named(
     assert b"[DONE]" not in body
     assert line["outcome"] == "timed_out"
     assert line["error"] == "upstream_timeout"
-    assert line["usage_source"] == "counted"
+    assert line["usage_source"] == ("counted" if stream else "estimated")
 
 
 async def test_a_path_without_a_meter_is_refused_and_passes_when_the_file_lists_it(tmp_path: Path) -> None:

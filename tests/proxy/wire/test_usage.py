@@ -113,11 +113,10 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
     max_leaves=5,
 )
-NAMES = st.sampled_from(
-    ["prompt_tokens", "completion_tokens", "input_tokens", "output_tokens", "total_tokens"]
-    + ["prompt_tokens_details", "completion_tokens_details", "input_tokens_details", "output_tokens_details"]
-    + ["cached_tokens", "cache_write_tokens", "audio_tokens", "reasoning_tokens"]
-)
+TOTALS = ["prompt_tokens", "completion_tokens", "input_tokens", "output_tokens", "total_tokens"]
+DETAILS = ["prompt_tokens_details", "completion_tokens_details", "input_tokens_details", "output_tokens_details"]
+PARTS = ["cached_tokens", "cache_write_tokens", "audio_tokens", "reasoning_tokens"]
+NAMES = st.sampled_from([*TOTALS, *DETAILS, *PARTS])
 
 
 @settings(deadline=None)
