@@ -6,9 +6,11 @@ Nobody imports this but the commands, and it is the only place that knows all th
 import asyncio
 import contextlib
 import gc
+import os
 import signal
+import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import uvloop
@@ -32,7 +34,7 @@ from proxy.policy.lints import lints
 from proxy.policy.policyset import PolicySet, UpstreamConfig
 from proxy.policy.shelf import Loaded, Shelf
 from proxy.pretend import Pretend
-from proxy.settings import Settings
+from proxy.settings import Settings, SettingsError
 from proxy.settlement import Settlement
 from proxy.sinks import sinks_of
 from proxy.state.sqlite import SqliteStore
@@ -112,7 +114,7 @@ class App:
 
     @classmethod
     async def start(cls, settings: Settings, *, kinds: tuple[type[Clause], ...], log: Log, pretend: bool = False) -> "App":
-        """Build it and open both ports. Errors: PolicyFileError, StateUnavailable, OSError; nothing is left running then."""
+        """Build it and open both ports. Errors: PolicyFileError, SettingsError, StateUnavailable; nothing is left running then."""
         async with contextlib.AsyncExitStack() as undo:
             model = None
             given = UpstreamConfig(base_url=settings.upstream_url, api_key=settings.openai_key) if settings.upstream_url else None
@@ -122,14 +124,18 @@ class App:
                 undo.push_async_callback(model.stop)
                 log.event("pretend.serving", listen=given.base_url)
             shelf = Shelf(kinds=kinds, env=settings.env, upstream=given)
-            shelf.load(settings.policy or _DEFAULT)
+            policies = shelf.load(settings.policy or _DEFAULT)
+            if pretend and given not in policies.upstreams.values():
+                raise SettingsError(
+                    ["--pretend: the policy file names upstreams of its own, so the pretend one would not be asked"]
+                )
             store = await SqliteStore.open(settings.state_dir, SystemClock())
             undo.push_async_callback(store.close)
             app = cls(settings, shelf=shelf, log=log, store=store, pretend=model)
             undo.push_async_callback(app._stop)
             app._activated(None)
-            app.data_address = await app.edge.listen(*settings.listen)
-            app.admin_address = await app.admin.listen(*settings.admin_listen)
+            app.data_address = await _opened(app.edge.listen, settings.listen, flag="--listen")
+            app.admin_address = await _opened(app.admin.listen, settings.admin_listen, flag="--admin-listen")
             app._background = [
                 asyncio.create_task(app._watch_policies(), name="policies"),
                 asyncio.create_task(app._watch_loop(), name="loop"),
@@ -285,15 +291,27 @@ async def _serve(
     except PolicyFileError as error:
         print(*error.mistakes, sep="\n", file=sys.stderr)
         return 2
-    except StateUnavailable as error:
-        print(f"tollhouse: {error.message}", file=sys.stderr)
+    except SettingsError as error:
+        print(*(f"tollhouse: {mistake}" for mistake in error.mistakes), sep="\n", file=sys.stderr)
         return 2
-    except OSError as error:
-        print(f"tollhouse: cannot listen: {error.strerror}; choose other ports with --listen and --admin-listen", file=sys.stderr)
+    except StateUnavailable as error:
+        print(f"tollhouse: {error.detail or error.message}", file=sys.stderr)
         return 2
     on_ready(app)
     await app.serve()
     return 0
+
+
+async def _opened(
+    listen: Callable[[str, int], Awaitable[tuple[str, int]]], address: tuple[str, int], *, flag: str
+) -> tuple[str, int]:
+    """Where a port was opened. Errors: SettingsError, which says why it was not."""
+    try:
+        return await listen(*address)
+    except OSError as error:
+        # The loop puts the address, in Python's spelling, before the system's words; a resolver has no words but its own.
+        reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+        raise SettingsError([f"{flag}: cannot listen on {_shown(address)}: {reason}"]) from error
 
 
 def _shown(address: tuple[str, int]) -> str:

@@ -65,7 +65,8 @@ class Pager:
 
     def __repr__(self) -> str:
         resting = [name for name, lane in self._lanes.items() if lane.resting]
-        return f"<Pager {len(self._queue)} to store, sending to {list(self._sending)}, resting {resting}>"
+        counts = f"{len(self._seen)} remembered, {len(self._queue)} to store"
+        return f"<Pager {counts}, sending to {list(self._sending)}, resting {resting}>"
 
     def configure(self, sinks: Mapping[str, Sink]) -> None:
         """Page these from now on, by name. A sink that did not change keeps its pace and its rest."""
@@ -139,7 +140,7 @@ class Pager:
     def _deliveries(self, notice: Notice, crossed_s: float) -> Iterator[Delivery]:
         page = Page.of(notice, crossed_s=crossed_s)
         body = page.write()
-        for name in (LOG.name, *dict.fromkeys(notice.to)):
+        for name in (LOG.name, *notice.to):
             lane = self._lanes.get(name)
             if name == LOG.name or lane is None or lane.kind != "log":  # a target of kind log gets what is logged anyway
                 yield Delivery(f"{page.id}/{name}", sink=name, body=body, due_s=crossed_s)

@@ -146,7 +146,8 @@ class Pipeline:
             return headers
 
         def first_token() -> None:
-            trip.first_token_ns = self.clock.monotonic_ns()
+            if trip.call.surface.has_output:
+                trip.first_token_ns = self.clock.monotonic_ns()
 
         await relay(
             answer,

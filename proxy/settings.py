@@ -53,9 +53,12 @@ def _url(text: str) -> str:
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0 < value <= 86400:
-        raise ValueError("expected seconds, more than 0")
+        raise ValueError("expected seconds, more than 0 and at most 86400")
     return value
 
 

@@ -24,6 +24,9 @@ def run(arguments: argparse.Namespace) -> int:
     except SettingsError as error:
         print(*(f"tollhouse: {mistake}" for mistake in error.mistakes), sep="\n", file=sys.stderr)
         return 2
+    if settings.policy is None and settings.upstream_url is None and not arguments.pretend:
+        print("tollhouse: no upstream: set OPENAI_API_KEY, name one with --upstream, or try it with --pretend", file=sys.stderr)
+        return 2
 
     def greet(app: App) -> None:
         if settings.log_format == "console":

@@ -106,7 +106,7 @@ FIELDS: Mapping[str, Field] = {
     "refuses": Field(bool, "The budget refuses calls when it is spent."),
     "page": Field(str, "Id of the page: what makes two of them one."),
     "sink": Field(str, "Name under `pages` in the policy file."),
-    "kind": Field(str, "Kind of sink: log, webhook, slack, pagerduty, alertmanager."),
+    "kind": Field(str, "Kind of sink: log, webhook, slack, pagerduty, alertmanager; none for one that the file no longer names."),
     "attempts": Field(int, "Tries so far."),
     "due_s": Field(float, "Time of the next try, seconds since 1970 UTC; absent when there is none."),
     # the process

@@ -70,7 +70,7 @@ DECLARED: Mapping[str, Declaration] = {
     "tollhouse_upstream_errors_total": Declaration(
         "counter", "Calls that an upstream failed, by public code.", ("upstream", "code"), most=200
     ),
-    "tollhouse_pages_total": Declaration("counter", "Attempts to deliver a page.", ("kind", "result"), most=16),
+    "tollhouse_pages_total": Declaration("counter", "Attempts to deliver a page.", ("kind", "result"), most=20),
     "tollhouse_policy_info": Declaration("gauge", "1, labelled with the policy version in force.", ("version",)),
     "tollhouse_policy_loads_total": Declaration("counter", "Policy files loaded.", ("result",), most=2),
     "tollhouse_state_failures_total": Declaration("counter", "Times that the store of limits and money failed."),
@@ -79,7 +79,7 @@ DECLARED: Mapping[str, Declaration] = {
 }
 
 _PAGE_KINDS = ("log", "webhook", "slack", "pagerduty", "alertmanager")
-_PAGE_RESULTS = ("delivered", "failed")
+_PAGE_RESULTS = ("delivered", "failed", "given_up")
 _GLOB = frozenset("*?[")
 _STATUS_CLASSES = {0: NONE, 1: "1xx", 2: "2xx", 3: "3xx", 4: "4xx", 5: "5xx"}
 _UPSTREAM_ENDINGS = frozenset(("upstream_error", "upstream_broken", "timed_out"))

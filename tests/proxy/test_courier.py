@@ -86,7 +86,7 @@ async def test_no_cookie_of_one_answer_comes_with_the_next_page(courier: Courier
         return web.Response(headers={"Set-Cookie": "session=1; Path=/"})
 
     async with server_of(answer) as server:
-        url = str(server.make_url("/"))
+        url = f"http://localhost:{server.port}/"  # an address in digits never gets its cookies back
         await courier.post(url, {}, b"{}")
         await courier.post(url, {}, b"{}")
     assert cookies == [None, None]

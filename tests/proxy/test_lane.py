@@ -113,6 +113,17 @@ async def test_waits_double_from_five_seconds_to_ten_minutes(house: House) -> No
     assert waits == [5, 10, 20, 40, 80, 160, 320, 600, 600, 600]
 
 
+async def test_after_a_page_that_was_taken_patience_starts_anew(house: House) -> None:
+    house.world.script["bot"].extend([503, 503, 503, 200, 503])
+    house.pager.notify([notice()])
+    for _ in range(4):
+        await house.pager.deliver_due()
+        house.clock.advance(20)
+    house.pager.notify([notice(threshold=100)])
+    await house.pager.deliver_due()
+    assert house.log.named("page.failed")[-1]["due_s"] == house.clock.wall_s() + 5
+
+
 @pytest.mark.parametrize(("random", "wait_s"), [(b"\0\0\0\0", 5.0), (b"\x80\0\0\0", 3.75), (b"\xff\xff\xff\xff", 2.5)])
 async def test_chance_cuts_a_wait_by_up_to_half(random: bytes, wait_s: float) -> None:
     house = House(random=random)
@@ -230,6 +241,7 @@ def test_a_page_that_was_taken_is_not_sent_again_when_the_outbox_could_not_be_to
     assert house.log.counts == [("log", "delivered"), ("webhook", "delivered")]
     assert len(house.log.named("budget.crossed")) == 1
     assert {fields["operation"] for fields in house.log.named("state.failed")} == {"outbox"}
+    assert len(house.log.named("state.failed")) < 2 * (3600 / MOST_REST_S + 6)
 
 
 def test_an_outbox_that_cannot_count_attempts_does_not_make_the_pager_hammer_the_sink(house: House) -> None:

@@ -115,7 +115,7 @@ async def test_a_sink_that_a_reload_adds_hears_of_a_crossing_that_the_others_kno
 async def test_a_full_queue_takes_nothing_more_and_what_it_left_out_comes_with_the_next_call(house: House) -> None:
     many = [notice(subject=f"user=web/{number}", to=()) for number in range(MOST_QUEUED + 10)]
     house.pager.notify(many)
-    assert repr(house.pager).startswith(f"<Pager {MOST_QUEUED} to store,")
+    assert f"{MOST_QUEUED} to store" in repr(house.pager)
     await house.pager.close()
     house.pager.notify(many)
     await house.pager.close()
@@ -128,10 +128,10 @@ async def test_what_is_remembered_is_bounded_and_forgetting_makes_no_second_page
     for start in range(0, MOST_SEEN, 1000):
         house.pager.notify([notice(subject=f"user=web/{start + number}", to=()) for number in range(1000)])
         await house.pager.close()
-    again = pager(house.outbox, house.world, house.log, house.clock, BOT)
-    for one in (house.pager, again):
-        one.notify([notice()])
-        await one.close()
+    assert f"{MOST_SEEN} remembered, 0 to store" in repr(house.pager)
+    house.pager.notify([notice()])
+    assert "1 to store" in repr(house.pager)
+    await house.pager.close()
     assert [delivery for delivery in await house.outbox.waiting() if delivery.sink] == []
 
 
@@ -258,9 +258,21 @@ async def running(house: House) -> AsyncIterator[House]:
     await house.pager.close(within_s=0)
 
 
-async def test_a_crossing_wakes_the_pager(running: House) -> None:
-    running.pager.notify([notice()])
-    await running.world.reached("bot", 1)
+def test_a_crossing_wakes_a_pager_that_has_nothing_to_do() -> None:
+    clock = FakeClock(wall_s=DAY[0] + 3600)
+
+    async def scenario() -> None:
+        house = House(clock)
+        task = asyncio.create_task(house.pager.run())
+        await asyncio.sleep(POLL_S / 2)
+        crossed_s = asyncio.get_running_loop().time()
+        house.pager.notify([notice()])
+        await house.world.reached("bot", 1)
+        assert house.world.sent[0].at_s - crossed_s < 0.001
+        task.cancel()
+        await house.pager.close()
+
+    leap(scenario(), clock)
 
 
 async def test_a_sink_that_hangs_with_a_long_queue_holds_up_nobody_else(running: House) -> None:
@@ -283,7 +295,7 @@ async def test_no_sink_is_sent_two_pages_at_once(running: House) -> None:
     running.pager.notify([notice(threshold=100), notice(to=("team",))])
     await running.world.reached("team", 1)
     assert len(running.world.to("bot")) == 1
-    assert repr(running.pager).startswith("<Pager 0 to store, sending to ['bot'")
+    assert "0 to store, sending to ['bot'" in repr(running.pager)
     hangs.set()
     await running.world.reached("bot", 2)
 

@@ -1,0 +1,195 @@
+"""Only what is on a list passes, either way; a client can strike out nothing of ours."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from proxy.errors import InvalidCall
+from proxy.wire.headers import presented_key, refuse_ambiguous, sane_request_id, towards_client, towards_upstream
+
+OURS = [("authorization", "Bearer upstream-key"), ("x-request-id", "req_1"), ("via", "1.1 tollhouse")]
+SDK = [
+    ("Accept", "application/json"),
+    ("Content-Type", "application/json"),
+    ("User-Agent", "OpenAI/Python 3.54.0"),
+    ("X-Stainless-Lang", "python"),
+    ("x-stainless-retry-count", "0"),
+]
+STAYS = [
+    *["authorization", "api-key", "cookie", "x-api-key", "proxy-authorization", "openai-organization", "openai-project"],
+    *[
+        "host",
+        "content-length",
+        "transfer-encoding",
+        "connection",
+        "keep-alive",
+        "te",
+        "trailer",
+        "upgrade",
+        "expect",
+        "max-forwards",
+    ],
+    *[
+        "proxy-connection",
+        "accept-encoding",
+        "x-user-id",
+        "x-forwarded-for",
+        "forwarded",
+        "via",
+        "traceparent",
+        "tracestate",
+        "baggage",
+    ],
+    *["idempotency-key", "prefer", "last-event-id", "x-request-id", "range", "x-stainless", "acceptx", "x_stainless_lang"],
+]
+
+
+def test_an_apps_fields_pass_in_lower_case_and_in_order_and_ours_follow() -> None:
+    assert towards_upstream(SDK, extra=(), ours=OURS) == [(name.lower(), value) for name, value in SDK] + OURS
+
+
+@pytest.mark.parametrize("name", STAYS)
+def test_what_is_not_on_the_list_stays_here(name: str) -> None:
+    assert towards_upstream([(name, "canary"), (name.upper(), "canary")], extra=(), ours=[]) == []
+
+
+@pytest.mark.parametrize("name", ["authorization", "Authorization", "VIA", "X-Request-Id"])
+def test_a_field_of_ours_replaces_the_clients(name: str) -> None:
+    assert towards_upstream([(name, "canary")], extra=(name.lower(),), ours=OURS) == OURS
+
+
+def test_the_policy_file_lets_more_pass() -> None:
+    sent = [("X-Team", "a"), ("x-team", "b"), ("X-Other", "c")]
+    assert towards_upstream(sent, extra=("x-team",), ours=[]) == [("x-team", "a"), ("x-team", "b")]
+
+
+@pytest.mark.parametrize(
+    "connection",
+    [
+        [("Connection", "user-agent, X-Team")],
+        [("connection", "close,User-Agent ,\tx-team")],
+        [("Connection", "user-agent"), ("CONNECTION", "x-team")],
+        [("Connection", "user-agent,, x-team,")],
+    ],
+)
+@pytest.mark.parametrize("first", [False, True], ids=["last", "first"])
+def test_fields_that_connection_names_are_for_us_only(connection: list[tuple[str, str]], first: bool) -> None:
+    fields = [("User-Agent", "x"), ("X-Team", "y"), ("Accept", "z")]
+    sent = [*connection, *fields] if first else [*fields, *connection]
+    assert towards_upstream(sent, extra=("x-team",), ours=OURS) == [("accept", "z"), *OURS]
+
+
+def test_a_client_cannot_strike_out_a_field_of_ours() -> None:
+    sent = [("Connection", "authorization, x-request-id, via"), ("Authorization", "Bearer canary")]
+    assert towards_upstream(sent, extra=(), ours=OURS) == OURS
+
+
+def test_only_what_helps_an_app_comes_back() -> None:
+    answered = {
+        "content-type": "text/event-stream",
+        "content-encoding": "gzip",
+        "retry-after": "7",
+        "retry-after-ms": "6500",
+        "x-should-retry": "true",
+        "openai-processing-ms": "12",
+        "openai-version": "2020-10-01",
+    }
+    secret = {
+        "set-cookie": "canary",
+        "openai-organization": "canary",
+        "openai-project": "canary",
+        "server": "canary",
+        "via": "canary",
+        "x-envoy-upstream-service-time": "canary",
+        "x-ratelimit-remaining-tokens": "1",
+        "www-authenticate": "canary",
+        "location": "http://10.0.0.1/",
+        "transfer-encoding": "chunked",
+        "content-length": "5",
+        "connection": "close",
+        "date": "now",
+    }
+    assert towards_client({**secret, **answered}) == answered
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"), [("req_Ab-1", "req_Ab-1"), ("a b", None), ("x" * 129, None), ("a\r\nb: c", None), ("", None)]
+)
+def test_the_upstreams_request_id_comes_back_under_a_name_of_its_own(sent: str, kept: str | None) -> None:
+    assert towards_client({"x-request-id": sent}).get("x-upstream-request-id") == kept
+    assert "x-request-id" not in towards_client({"x-request-id": sent})
+
+
+@pytest.mark.parametrize("value", ["a", "req_123", "a.b:c/d+e=f@g-h", "x" * 128])
+def test_a_short_safe_request_id_is_kept(value: str) -> None:
+    assert sane_request_id(value) == value
+
+
+@pytest.mark.parametrize(
+    "value", [None, "", " a", "a ", "a b", "a\n", "a\r\nb", "a\0", "é", "👋", "a" * 129, "a" * 4096, "{}", '"', "<a>"]
+)
+def test_any_other_request_id_is_not(value: str | None) -> None:
+    assert sane_request_id(value) is None
+
+
+@pytest.mark.parametrize("name", ["authorization", "api-key"])
+def test_two_keys_of_one_kind_are_ambiguous(name: str) -> None:
+    with pytest.raises(InvalidCall) as caught:
+        refuse_ambiguous([(name, "a"), ("accept", "x"), (name.title(), "a")])
+    assert caught.value.code == "ambiguous_credentials"
+
+
+@pytest.mark.parametrize("name", ["content-type", "content-length", "idempotency-key", "host"])
+def test_a_field_that_may_stand_once_is_refused_twice(name: str) -> None:
+    with pytest.raises(InvalidCall) as caught:
+        refuse_ambiguous([(name, "a"), (name.upper(), "b")])
+    assert (caught.value.code, caught.value.status) == ("bad_request", 400)
+    assert name in caught.value.message
+
+
+def test_fields_that_may_stand_twice_may() -> None:
+    refuse_ambiguous([("accept", "a"), ("Accept", "b"), ("x-forwarded-for", "a"), ("x-forwarded-for", "b"), ("host", "c")])
+
+
+@pytest.mark.parametrize(
+    ("authorization", "api_key", "key"),
+    [
+        (None, None, None),
+        ("Bearer k", None, "k"),
+        ("bearer k", None, "k"),
+        ("BEARER  k ", None, "k"),
+        (None, "k", "k"),
+        (None, "", ""),
+    ],
+)
+def test_a_key_is_shown_as_a_bearer_token_or_an_api_key(authorization: str | None, api_key: str | None, key: str | None) -> None:
+    assert presented_key(authorization, api_key) == key
+
+
+@pytest.mark.parametrize("authorization", ["", "Bearer", "Bearer ", "Basic abc", "k", "Bearer\tk", "Bearerk"])
+def test_another_scheme_is_refused_without_repeating_what_was_sent(authorization: str) -> None:
+    with pytest.raises(InvalidCall) as caught:
+        presented_key(authorization, None)
+    assert caught.value.code == "bad_request"
+    assert caught.value.message == "The header 'authorization' must read 'Bearer KEY'."
+
+
+def test_two_keys_of_two_kinds_are_ambiguous_even_if_they_are_one() -> None:
+    with pytest.raises(InvalidCall) as caught:
+        presented_key("Bearer k", "k")
+    assert caught.value.code == "ambiguous_credentials"
+
+
+NAMES = st.sampled_from([*STAYS, *(name for name, _ in SDK), "x-team", "Connection"]) | st.text(
+    st.characters(codec="ascii", categories=["L", "N"], include_characters="-_"), min_size=1, max_size=20
+)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(NAMES, st.sampled_from(["canary", "close", "via, authorization", "x-team"]))))
+def test_whatever_a_client_sends_ours_go_whole_and_nothing_unknown_does(sent: list[tuple[str, str]]) -> None:
+    got = towards_upstream(sent, extra=("x-team",), ours=OURS)
+    assert got[len(got) - len(OURS) :] == OURS
+    passed = {name for name, _ in got[: len(got) - len(OURS)]}
+    known = {name.lower() for name, _ in SDK} | {"openai-beta", "priority", "x-client-request-id", "x-team"}
+    assert all(name in known or name.startswith("x-stainless-") for name in passed)
