@@ -52,6 +52,8 @@ class Admission:
             now_s=self.clock.wall_s(),
         )
         call.surface = _surface(trip.set, call.path, arrival.method)
+        if headers.get("transfer-encoding", "chunked").strip().lower() != "chunked":
+            raise InvalidCall("bad_request", "No transfer coding but 'chunked' is accepted.", close=True)
         if "upgrade" in headers:
             raise InvalidCall("upgrade_not_supported", "Connections cannot be upgraded here.", close=True)
         if self.pseudonym in headers.get("via", ""):

@@ -11,6 +11,7 @@ from ipaddress import ip_address
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestHandler
 from multidict import CIMultiDictProxy
 
@@ -46,11 +47,17 @@ class HttpArrival:
         if told is not None and told > most_bytes:
             return None
         body = bytearray()
-        while chunk := await self._request.content.readany():
+        while chunk := await self._next():
             body += chunk
             if len(body) > most_bytes:
                 return None
         return bytes(body)
+
+    async def _next(self) -> bytes:
+        try:
+            return await self._request.content.readany()
+        except (web.RequestPayloadError, HttpProcessingError) as error:
+            raise InvalidCall("bad_request", "The body's framing is malformed.", close=True) from error
 
     async def _invite(self) -> None:
         """Answer `Expect: 100-continue`, now that the caller is known. Source: RFC 9110, section 10.1.1."""
@@ -61,7 +68,7 @@ class HttpArrival:
     async def chunks(self, most_bytes: int) -> AsyncIterator[bytes]:
         await self._invite()
         passed = 0
-        while chunk := await self._request.content.readany():
+        while chunk := await self._next():
             passed += len(chunk)
             if passed > most_bytes:
                 raise InvalidCall("request_too_large", f"Bodies of up to {most_bytes} bytes are accepted here.", close=True)

@@ -44,14 +44,14 @@ _MASKS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]+(?:\.[\w-]+)+", "[id]"),
         # where: addresses, names with a port or a telling last label, and what calls itself a host
         (
-            rf"(?<![\w.])\[?(?:(?:{_HEX}:){{5,7}}{_HEX}|(?:{_HEX}:){{1,7}}:(?:{_HEX}(?::{_HEX})*)?|::{_HEX}(?::{_HEX})*)"
+            rf"(?<![\w.])\[?(?=[A-Fa-f:]{{0,38}}\d)(?:(?:{_HEX}:){{5,7}}{_HEX}|(?:{_HEX}:){{1,7}}:(?:{_HEX}(?::{_HEX})*)?|::{_HEX}(?::{_HEX})*)"
             r"(?:\.\d{1,3}){0,3}(?:%\w+)?\]?(?::\d{1,5})?(?!\w)",
             "[host]",
         ),
         (r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?::\d{1,5})?(?!\w|\.\d)", "[host]"),
         (r"\bip-\d{1,3}(?:-\d{1,3}){3}\b", "[host]"),
         (rf"(?<![\w.-])(?:[\w-]+\.)+(?:{_LABELS}|{_LABELS.upper()})(?::\d{{1,5}})?(?![\w-])", "[host]"),
-        (r"(?<![\w.-])(?=[A-Za-z_]+[\d.-])[A-Za-z][\w.-]*:\d{4,5}(?![\w:])", "[host]"),
+        (r"(?<![\w.-])(?=[A-Za-z_]+[\d.-])[A-Za-z][\w.-]*:\d{4,5}(?!\w|:\d)", "[host]"),
         (r"(?i)\b(host(?:name)?=[\"']?)[^\s\"',)]+", r"\1[host]"),
         (r"(?i)\blocalhost(?::\d{1,5})?\b", "[host]"),
     )

@@ -70,6 +70,7 @@ BAD_REQUESTS = [
     pytest.param("POST", CHAT_PATH, {**KEY, "api-key": "app-key"}, 400, "ambiguous_credentials", id="two keys"),
     pytest.param("POST", CHAT_PATH, {**KEY, "content-type": "text/plain"}, 415, "unsupported_media_type", id="not JSON"),
     pytest.param("POST", CHAT_PATH, {**KEY, "content-encoding": "gzip"}, 415, "unsupported_media_type", id="compressed"),
+    pytest.param("POST", CHAT_PATH, {**KEY, "upgrade": "h2c"}, 400, "upgrade_not_supported", id="upgrade"),
     pytest.param("GET", CHAT_PATH, KEY, 405, "method_not_allowed", id="method"),
     pytest.param("TRACE", CHAT_PATH, KEY, 405, "method_not_allowed", id="TRACE"),
     pytest.param("POST", "/v1/videos", KEY, 403, "path_not_metered", id="no meter"),
@@ -158,6 +159,38 @@ async def test_a_body_is_invited_only_once_its_caller_is_known(tmp_path: Path) -
     assert refused.startswith(b"HTTP/1.1 401 ")
     assert invited == b"HTTP/1.1 100 Continue\r\n\r\n"
     assert answered.startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("rest", [b"zz\r\n{}\r\n0\r\n\r\n", b"2\r\n{}xx\r\n0\r\n\r\n", b"-2\r\n{}\r\n"])
+async def test_a_body_whose_chunks_are_malformed_is_400(tmp_path: Path, rest: bytes) -> None:
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer app-key\r\ncontent-type: application/json\r\n"
+    async with FakeUpstream() as upstream, House(policy(), upstream.url + "/v1", tmp_path) as house:
+        answer = await raw_exchange("127.0.0.1", house.app.data_address[1], head + b"transfer-encoding: chunked\r\n\r\n" + rest)
+        assert not house.lines("fault.caught")
+    assert answer.split()[1] == b"400"
+    assert upstream.received_bytes == 0
+
+
+async def test_a_transfer_coding_that_we_would_not_undo_is_refused(tmp_path: Path) -> None:
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer app-key\r\ncontent-type: application/json\r\n"
+    async with FakeUpstream() as upstream, House(policy(), upstream.url + "/v1", tmp_path) as house:
+        request = head + b"transfer-encoding: gzip, chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
+        answer = await raw_exchange("127.0.0.1", house.app.data_address[1], request)
+    assert answer.split()[1] == b"400"
+    assert upstream.received_bytes == 0
+
+
+async def test_a_client_that_leaves_while_it_sends_its_body_is_no_fault_of_ours(tmp_path: Path) -> None:
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer app-key\r\ncontent-type: application/json\r\n"
+    async with FakeUpstream() as upstream, House(policy(), upstream.url + "/v1", tmp_path) as house:
+        _, writer = await asyncio.open_connection("127.0.0.1", house.app.data_address[1])
+        writer.write(head + b"content-length: 100\r\n\r\n{")
+        await writer.drain()
+        writer.close()
+        [line] = await house.logged("call.finished")
+        assert not house.lines("fault.caught")
+    assert line["outcome"] == "client_gone"
+    assert upstream.received_bytes == 0
 
 
 async def test_a_head_that_never_ends_is_cut_off(tmp_path: Path) -> None:

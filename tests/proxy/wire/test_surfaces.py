@@ -1,11 +1,10 @@
 """A path has one spelling. Every surface is found by it; every other one is not found, so nothing gets round a meter."""
 
-from fnmatch import fnmatchcase
-
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from proxy.call import Surface
 from proxy.errors import InvalidCall
 from proxy.wire.surfaces import ROOT, SURFACES, canonical, surface_of
 
@@ -94,8 +93,7 @@ ODD = [*ENCODED, *SLASHES, *DOTS, *CASES, *BYTES, *SIGNS, *ESCAPES, *FORMS, *QUE
 
 
 @pytest.mark.parametrize("surface", SURFACES, ids=lambda surface: surface.path)
-def test_every_surface_is_found_by_its_path_with_and_without_a_query(surface: object) -> None:
-    assert hasattr(surface, "path")
+def test_every_surface_is_found_by_its_path_with_and_without_a_query(surface: Surface) -> None:
     path = surface.path.replace("*", "gpt-4.1")
     for target, query in (
         (path, ""),
@@ -187,7 +185,7 @@ def test_a_path_that_is_accepted_means_to_an_upstream_what_it_means_to_us(target
         path, _ = canonical(target)
     except InvalidCall:
         return
-    assert fnmatchcase(path, "/*")
+    assert path.startswith("/")
     decoded = path.replace("%20", " ")
     assert "%" not in decoded
     assert "//" not in decoded

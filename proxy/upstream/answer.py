@@ -1,0 +1,103 @@
+"""An answer on its way in: its head, what of its body was received and not yet read, and how it ended.
+
+The connection fills it, one reader empties it. The rule a reader could break: what was received before a fault is handed out before
+the fault is reported, so that whoever reads sees every byte that came.
+"""
+
+import asyncio
+from typing import Protocol
+
+from proxy.upstream.failure import broken, cut
+
+
+class Line(Protocol):
+    """What an answer asks of the connection that it comes over."""
+
+    def go_on(self) -> None:
+        """Read again: what was buffered has been taken."""
+
+    def let_go(self, answer: "HttpAnswer") -> None:
+        """The reader is done with the answer, whether or not it is whole."""
+
+
+class HttpAnswer:
+    """An `Answer` as the contract has it. status: 0 until its head is complete.
+
+    chunks, size: the body's bytes that wait to be read. whole: the body's last byte was received. fault: why no more will come.
+    """
+
+    __slots__ = ("_line", "_loop", "_waiter", "chunks", "fault", "headers", "held", "size", "status", "whole")
+
+    def __init__(self, line: Line, loop: asyncio.AbstractEventLoop) -> None:
+        self._line: Line | None = line
+        self._loop = loop
+        self._waiter: asyncio.Future[None] | None = None
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self.chunks: list[bytes] = []
+        self.size = 0
+        self.held = False  # the connection stopped reading until the chunks are taken
+        self.whole = False
+        self.fault: str | None = None
+
+    def __repr__(self) -> str:
+        return f"<HttpAnswer {self.status} buffered={self.size} whole={self.whole} fault={self.fault!r}>"
+
+    # ── for the reader ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def head(self) -> None:
+        """Until the head is complete. Errors: UpstreamError("upstream_broken")."""
+        while not self.status:
+            if self.fault is not None:
+                raise broken(self.fault)
+            await self._news()
+
+    async def read(self) -> bytes:
+        """The contract's `read`. One reader at a time."""
+        chunks = self.chunks
+        while not chunks:
+            if self.fault is not None:
+                raise cut(self.fault)
+            if self.whole:
+                return b""
+            await self._news()
+        taken = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        chunks.clear()
+        self.size = 0
+        if self.held and self._line is not None:
+            self.held = False
+            self._line.go_on()
+        return taken
+
+    def close(self) -> None:
+        line, self._line = self._line, None
+        if line is not None:
+            line.let_go(self)
+
+    # ── for the connection ───────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def spent(self) -> bool:
+        """Whether it came whole and was read to its end."""
+        return self.whole and self.fault is None and not self.chunks
+
+    def fail(self, fault: str) -> None:
+        """No more will come. fault: fixed words for the log. The first one stands, and none comes after the end was handed out."""
+        if self.fault is None and not self.spent:
+            self.fault = fault
+        self.wake()
+
+    def wake(self) -> None:
+        """Something happened: let the reader look."""
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    async def _news(self) -> None:
+        """Until `wake`. May be cancelled; the next wait starts afresh."""
+        assert self._waiter is None, "one reader at a time"
+        waiter = self._waiter = self._loop.create_future()
+        try:
+            await waiter
+        finally:
+            self._waiter = None

@@ -1,0 +1,73 @@
+"""The head of a request, as bytes: request line, Host, the fields of the Ask, framing.
+
+What is the same in every call to a target is made once and kept. The rule a reader could break: nothing is written that could be read
+as two fields or two requests; CR, LF and NUL end the call here, before a byte is sent.
+"""
+
+import re
+from urllib.parse import urlsplit
+
+from proxy.upstream.contract import Ask
+from proxy.upstream.failure import broken
+
+# Targets come with queries, so there may be many; the few that matter are seen first.
+_MOST_KEPT = 256
+_METHOD = re.compile(r"[A-Z]{1,32}\Z")
+_NOT_IN_TARGET = re.compile(r"[\x00-\x20\x7f-\U0010ffff]")
+_WITHOUT_BODY = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
+
+
+class Heads:
+    """Request heads for one base URL: http or https, host, optional port and path prefix. Errors: ValueError for any other."""
+
+    __slots__ = ("_authority", "_kept", "_prefix", "host", "port", "secure")
+
+    def __init__(self, base_url: str) -> None:
+        parts = urlsplit(base_url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("a base URL is http:// or https:// and a host")
+        self.secure = parts.scheme == "https"
+        self.host = parts.hostname
+        self.port = parts.port or (443 if self.secure else 80)
+        self._authority = parts.netloc.rpartition("@")[2]
+        self._prefix = parts.path.rstrip("/")
+        self._kept: dict[tuple[str, str], str] = {}
+
+    def __repr__(self) -> str:
+        return f"<Heads kept={len(self._kept)}>"
+
+    def head(self, ask: Ask) -> bytes:
+        """The head with its blank line. A body of bytes gets its length, any other is announced as chunked.
+
+        Errors: UpstreamError with sent=False when the call cannot be written as one request.
+        """
+        start = self._kept.get((ask.method, ask.target)) or self._start(ask.method, ask.target)
+        body = ask.body
+        if not isinstance(body, bytes):
+            framing = "transfer-encoding: chunked\r\n\r\n"
+        elif body or ask.method not in _WITHOUT_BODY:
+            framing = f"content-length: {len(body)}\r\n\r\n"
+        else:
+            framing = "\r\n"
+        lines = "".join([f"{name}: {value}\r\n" for name, value in ask.headers])
+        count = len(ask.headers)
+        if lines.count("\n") != count or lines.count("\r") != count or "\0" in lines:
+            raise broken("a field of the request holds CR, LF or NUL", sent=False)
+        try:
+            # The edge reads header bytes as UTF-8 with surrogates for what is none; this is the way back to the same bytes.
+            return f"{start}{lines}{framing}".encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError as error:
+            raise broken("a field of the request is not text", sent=False) from error
+
+    def _start(self, method: str, target: str) -> str:
+        """Request line and Host. Errors: UpstreamError as in `head`."""
+        path = self._prefix + target
+        if not path.startswith("/"):
+            path = f"/{path}"
+        if not _METHOD.match(method) or _NOT_IN_TARGET.search(path):
+            raise broken("the method or target of the request cannot be sent", sent=False)
+        start = f"{method} {path} HTTP/1.1\r\nhost: {self._authority}\r\n"
+        if len(self._kept) < _MOST_KEPT:
+            self._kept[method, target] = start
+        return start
+
