@@ -108,6 +108,8 @@ class HttpSink:
 
     async def whole(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         self.response = response = web.Response(status=status, headers={**headers, "server": _NAME}, body=body)
+        if headers.get("connection") == "close":
+            response.force_close()
         await response.prepare(self._request)
         await response.write_eof()
 
