@@ -6,14 +6,18 @@ PRETEND = $(if $(OPENAI_API_KEY)$(TOLLHOUSE_UPSTREAM)$(TOLLHOUSE_POLICY),,--pret
 
 .PHONY: run test check real bench bench-quick schema clean
 
+# A Debian without python3-venv gets it when we are root, and is told when we are not.
 $(VENV)/ready: requirements-dev.lock pyproject.toml
-	$(PYTHON) -m venv $(VENV) || { echo "python3 -m venv failed: on Debian install python3-venv" >&2; exit 1; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements-dev.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
-	touch $@
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.11" >&2; exit 1; }
+	@echo "setting up $(VENV)"
+	@$(PYTHON) -m venv $(VENV) || { [ "$$(id -u)" = 0 ] && apt-get install -y -qq python3-venv && $(PYTHON) -m venv $(VENV); } \
+		|| { echo "python3 -m venv failed: on Debian, apt-get install python3-venv" >&2; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r requirements-dev.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
 
 run: $(VENV)/ready
-	$(BIN)/tollhouse serve --log-format console $(PRETEND)
+	@$(BIN)/tollhouse serve --log-format console $(PRETEND)
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest -n auto

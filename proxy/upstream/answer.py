@@ -26,7 +26,7 @@ class HttpAnswer:
     chunks, size: the body's bytes that wait to be read. whole: the body's last byte was received. fault: why no more will come.
     """
 
-    __slots__ = ("_line", "_loop", "_waiter", "chunks", "fault", "headers", "held", "size", "status", "whole")
+    __slots__ = ("_line", "_loop", "_waiter", "chunks", "fault", "headers", "held", "size", "status", "told", "whole")
 
     def __init__(self, line: Line, loop: asyncio.AbstractEventLoop) -> None:
         self._line: Line | None = line
@@ -38,6 +38,7 @@ class HttpAnswer:
         self.size = 0
         self.held = False  # the connection stopped reading until the chunks are taken
         self.whole = False
+        self.told = False  # that it is whole
         self.fault: str | None = None
 
     def __repr__(self) -> str:
@@ -59,6 +60,7 @@ class HttpAnswer:
             if self.fault is not None:
                 raise cut(self.fault)
             if self.whole:
+                self.told = True
                 return b""
             await self._news()
         taken = chunks[0] if len(chunks) == 1 else b"".join(chunks)
@@ -82,8 +84,8 @@ class HttpAnswer:
         return self.whole and self.fault is None and not self.chunks
 
     def fail(self, fault: str) -> None:
-        """No more will come. fault: fixed words for the log. The first one stands, and none comes after the end was handed out."""
-        if self.fault is None and not self.spent:
+        """No more will come. fault: fixed words for the log. The first one stands, and none comes after the end was told."""
+        if self.fault is None and not self.told:
             self.fault = fault
         self.wake()
 

@@ -5,36 +5,39 @@
       │                   │                    │
       └───────────────────┴────────────────────┴─► CLOSED: end of the stream, reset, garbage, or nobody wants the rest
 
-IDLE is `_answer is None`; then not a byte may come: one that does, or the end of the stream, closes the connection at once. WAITING and
-BODY differ by `answer.status`. Interim answers (1xx) are passed over in WAITING. llhttp decides what a message is and where it ends;
-what it lets pass and HTTP/1.1 does not is refused in `on_headers_complete`. An answer without a length or chunks ends with the stream.
+IDLE is `_answer is None`; then nothing may come: a byte, or the end of the stream, closes the connection at once. WAITING and BODY
+differ by `answer.status`; interim answers (1xx) are passed over in WAITING. llhttp decides what a message is and where it ends; what it
+lets pass though HTTP/1.1 does not is refused in `on_headers_complete`. An answer without length or chunks ends with the stream.
 
 What can be known of a request that got no answer: `send` looks for an end or a reset that the kernel has already seen, and writes in
-the same breath. If that write is refused, no byte was accepted, and the request may go elsewhere. Once a byte was accepted, nobody but
-the upstream knows what became of it: it is never sent again. Over TLS a write is always taken as accepted.
+the same breath. If that write is refused, no byte was accepted, and the request may go over another connection. Once a byte was
+accepted, nobody but the upstream knows what became of it, so it is never sent again. Over TLS every write counts as accepted.
 
 The rule a reader could break: a connection whose framing was in any doubt is never used again, so a fault always closes it.
 """
 
 import asyncio
+import re
 import socket
 from collections.abc import AsyncIterator
-from functools import lru_cache
 from typing import Protocol, cast
 
 import httptools
 
 from proxy.upstream.answer import HttpAnswer
-from proxy.upstream.failure import broken
 
 MOST_HEAD_BYTES = 64 << 10
 MOST_FIELDS = 200
-# A reader that is slower than the upstream has this much waiting, and at most one read of the loop (256 KiB) more.
+# What waits for a reader that is slower than the upstream; one read of the loop, at most 256 KiB, may come on top.
 HIGH_WATER_BYTES = 64 << 10
 # A body up to this leaves with its head in one write; a longer one follows in pieces of this size, as fast as the socket takes them.
 PIECE_BYTES = 128 << 10
 
-_lower = lru_cache(maxsize=1024)(lambda name: name.decode("ascii").lower())
+_TIMEOUT = re.compile(r"(?:^|[,;\s])timeout=(\d{1,6})", re.IGNORECASE)
+# Upstreams send the same few names in every answer. What they make up is not kept: neither long names nor many.
+_names: dict[bytes, str] = {}
+_MOST_NAMES = 1024
+_LONGEST_KEPT_NAME = 64
 
 
 class Owner(Protocol):
@@ -50,21 +53,22 @@ class Owner(Protocol):
 class Connection(asyncio.Protocol):
     """A connected socket. plain: without TLS, so that bytes may be handed to the socket itself.
 
-    expires_at, born_at: loop time, for its owner. idle_s: how long the upstream said it keeps an idle connection, None if it did not.
+    born_at, expires_at: for its owner. idle_s: how long the upstream says that it keeps an idle connection, None where it does not.
     """
 
     __slots__ = (
         "_answer",
         "_bodiless",
         "_dry_bytes",
-        "_fault",
         "_fields",
+        "_head_bytes",
         "_keep",
         "_loop",
         "_owner",
         "_parser",
         "_plain",
         "_requests",
+        "_sending",
         "_sock",
         "_transport",
         "_until_end",
@@ -85,9 +89,8 @@ class Connection(asyncio.Protocol):
         self._write_waiter: asyncio.Future[None] | None = None
         self._writing_paused = False
         self._requests = 0
-        self.born_at = self.expires_at = loop.time()
+        self.born_at = self.expires_at = 0.0
         self.idle_s: float | None = None
-        self._begin(None, bodiless=False)
 
     def __repr__(self) -> str:
         state = "closed" if self._parser is None else "idle" if self._answer is None else repr(self._answer)
@@ -96,7 +99,7 @@ class Connection(asyncio.Protocol):
     # ── requests ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def usable(self) -> bool:
-        """Whether nothing came since the last answer, neither byte nor end, also not as far as the kernel already knows."""
+        """Whether nothing came since the last answer, neither a byte nor an end, also not as far as only the kernel knows yet."""
         if self._parser is None or self._transport.is_closing():
             return False
         try:
@@ -104,11 +107,11 @@ class Connection(asyncio.Protocol):
         except BlockingIOError:
             return True
         except OSError:
-            pass
+            return False
         return False
 
     def send(self, first: bytes) -> bool:
-        """Write a request's head and what of its body is at hand. False if no byte of it was accepted; the connection is closed then."""
+        """Write a request's head and what of its body is at hand. False if no byte was accepted; the connection is closed then."""
         if not self.usable():
             self.abort()
             return False
@@ -130,26 +133,230 @@ class Connection(asyncio.Protocol):
         return True
 
     async def answer(self, rest: memoryview | AsyncIterator[bytes] | None, *, bodiless: bool) -> HttpAnswer:
-        """The answer to what `send` began. rest: what of the body it did not get. bodiless: no body can come (HEAD).
+        """The answer to what `send` began. rest: what of the body it was not given. bodiless: no body can come (HEAD).
 
         Errors: UpstreamError("upstream_broken"); whatever `rest` raises. After an error or a cancellation the connection is closed.
         """
-        answer = HttpAnswer(self, self._loop)
-        self._begin(answer, bodiless=bodiless)
+        answer = self._answer = HttpAnswer(self, self._loop)
+        self._bodiless = bodiless
+        self._keep = self._until_end = False
+        self._fields = self._head_bytes = self._dry_bytes = 0
+        self._sending = rest is not None
         try:
             if rest is not None:
-                self._sending = True
-                if isinstance(rest, memoryview):
-                    await self._pieces(answer, rest)
-                else:
-                    await self._chunks(answer, rest)
+                await (self._pieces(answer, rest) if isinstance(rest, memoryview) else self._chunks(answer, rest))
             await answer.head()
         except BaseException:
             answer.close()
             raise
         return answer
 
+    async def _pieces(self, answer: HttpAnswer, rest: memoryview) -> None:
+        for at in range(0, len(rest), PIECE_BYTES):
+            if not await self._wanted(answer):
+                return
+            self._transport.write(rest[at : at + PIECE_BYTES])
+        self._sending = False
+
+    async def _chunks(self, answer: HttpAnswer, chunks: AsyncIterator[bytes]) -> None:
+        async for chunk in chunks:
+            if chunk:
+                if not await self._wanted(answer):
+                    return
+                self._transport.writelines((b"%x\r\n" % len(chunk), chunk, b"\r\n"))
+        if await self._wanted(answer):
+            self._transport.write(b"0\r\n\r\n")
+            self._sending = False
+
+    async def _wanted(self, answer: HttpAnswer) -> bool:
+        """Wait until the socket takes more. False when there is no point: the upstream has refused already, or is gone."""
+        if self._writing_paused and self._open_to_more(answer):
+            waiter = self._write_waiter = self._loop.create_future()
+            try:
+                await waiter
+            finally:
+                self._write_waiter = None
+        return self._open_to_more(answer)
+
+    def _open_to_more(self, answer: HttpAnswer) -> bool:
+        return answer.fault is None and answer.status < 300 and self._parser is not None and not self._transport.is_closing()
+
     def abort(self) -> None:
         """Close the socket at once, so that the upstream learns of it. Any number of times."""
         if self._parser is not None:
             self._transport.abort()
+
+    # ── for the answer ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def go_on(self) -> None:
+        if self._parser is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def let_go(self, answer: HttpAnswer) -> None:
+        if answer is not self._answer:
+            return
+        self._answer = None
+        if answer.spent and self._keep and not self._sending and self._parser is not None and not self._transport.is_closing():
+            self._owner.free(self)
+        else:
+            self.abort()
+
+    # ── from the socket ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        answer, parser = self._answer, self._parser
+        if answer is None or parser is None:
+            self.abort()
+            return
+        if answer.whole:
+            self._break(answer, "bytes after the end")
+            return
+        before = answer.size
+        try:
+            parser.feed_data(data)
+        except httptools.HttpParserCallbackError:
+            raise  # a mistake of ours: it goes to the loop's handler, which closes the connection
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            answer.fault = answer.fault or ("bytes after the end" if answer.whole else str(error))
+        if answer.fault is not None:
+            self._break(answer, answer.fault)
+            return
+        if answer.size > before:
+            self._dry_bytes = 0
+            if answer.size > HIGH_WATER_BYTES and not answer.held:
+                answer.held = True
+                self._transport.pause_reading()
+        elif not answer.whole:
+            # Neither head nor trailers nor the extensions of chunks may go on for ever.
+            self._dry_bytes += len(data)
+            if self._dry_bytes > MOST_HEAD_BYTES:
+                self._break(answer, "too many bytes without a body's")
+                return
+        answer.wake()
+        if self._sending:
+            self._look_at_writing()
+
+    def eof_received(self) -> None:
+        answer = self._answer
+        self._keep = False
+        if answer is None:
+            self.abort()
+        elif self._until_end:
+            answer.whole = True
+            answer.wake()
+        elif not answer.whole:
+            self._break(answer, "the stream ended early")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._parser = None
+        answer = self._answer
+        if answer is not None and not answer.whole:
+            answer.fail("the connection was lost" + (f": {type(exc).__name__}" if exc is not None else ""))
+        self._look_at_writing()
+        self._owner.lost(self)
+
+    def pause_writing(self) -> None:
+        self._writing_paused = True
+
+    def resume_writing(self) -> None:
+        self._writing_paused = False
+        self._look_at_writing()
+
+    def _look_at_writing(self) -> None:
+        """Let whoever waits to write decide anew."""
+        waiter = self._write_waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def _break(self, answer: HttpAnswer, fault: str) -> None:
+        answer.fail(fault)
+        self.abort()
+        self._look_at_writing()
+
+    # ── from the parser ──────────────────────────────────────────────────────────────────────────────────────────────
+    # A callback notes a fault and returns; `data_received` acts on it once the read is through.
+
+    def on_message_begin(self) -> None:
+        answer = self._answer
+        if answer is not None and answer.whole:
+            answer.fault = "bytes after the end"
+
+    def on_status(self, reason: bytes) -> None:
+        if b"\0" in reason and self._answer is not None:
+            self._answer.fault = "NUL in the status line"
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        answer = self._answer
+        if answer is None or answer.status:
+            return  # a trailer: dropped
+        self._fields += 1
+        self._head_bytes += len(name) + len(value) + 4
+        key = _names.get(name) or _lower(name)
+        try:
+            text = value.decode()
+        except UnicodeDecodeError:
+            text = value.decode("latin-1")
+        headers = answer.headers
+        headers[key] = f"{headers[key]}, {text}" if key in headers else text
+
+    def on_headers_complete(self) -> None:
+        answer, parser = self._answer, self._parser
+        if answer is None or parser is None or answer.fault is not None:
+            return
+        status, headers = parser.get_status_code(), answer.headers
+        answer.fault = self._refused(status, parser.get_http_version(), headers)
+        if answer.fault is not None:
+            return
+        if status < 200:
+            headers.clear()
+            return
+        answer.status = status
+        if self._bodiless or status in (204, 304):
+            answer.whole = True
+        elif "content-length" not in headers and "transfer-encoding" not in headers:
+            self._until_end = True
+        kept = headers.get("keep-alive")
+        if kept is not None and (said := _TIMEOUT.search(kept)) is not None:
+            self.idle_s = float(said[1])
+
+    def _refused(self, status: int, version: str, headers: dict[str, str]) -> str | None:
+        """Why a head that llhttp accepts is not accepted here. Source: RFC 9112, sections 2.3, 6.1 and 6.3; RFC 9110, section 15."""
+        if self._fields > MOST_FIELDS or self._head_bytes > MOST_HEAD_BYTES:
+            return "head too large"
+        if version != "1.1" and version != "1.0":
+            return "not HTTP/1"
+        if status == 101 or not 100 <= status <= 599:
+            return "impossible status"
+        coding = headers.get("transfer-encoding")
+        if status < 200 and (coding is not None or "content-length" in headers):
+            return "interim answer with a body"
+        if coding is not None and (coding.lower() != "chunked" or version == "1.0"):
+            return "unknown transfer coding"
+        return None
+
+    def on_body(self, data: bytes) -> None:
+        answer = self._answer
+        if answer is None or answer.fault is not None:
+            return
+        if answer.whole:
+            answer.fault = "a body where none can be"
+            return
+        answer.chunks.append(data)
+        answer.size += len(data)
+
+    def on_message_complete(self) -> None:
+        answer, parser = self._answer, self._parser
+        if answer is not None and parser is not None and answer.status and answer.fault is None:
+            answer.whole = True
+            # False also where llhttp had to be overruled: after HEAD it waits for a body, and never gets here.
+            self._keep = parser.should_keep_alive()
+
+
+def _lower(name: bytes) -> str:
+    lower = name.decode("ascii").lower()
+    if len(name) <= _LONGEST_KEPT_NAME and len(_names) < _MOST_NAMES:
+        _names[name] = lower
+    return lower

@@ -92,20 +92,17 @@ class Serving:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self._session.close()
-        if error is not None:
-            self.kill()
-        elif self._process.returncode is None:
-            self.terminate()
+        if self._process.returncode is None:
+            self.signal(signal.SIGTERM if error is None else signal.SIGKILL)
         code = await self.ended()
         if error is None:
             assert (code, self.stderr) == (0, b"")
 
-    def terminate(self) -> None:
-        self._process.send_signal(signal.SIGTERM)
+    def signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
 
-    def kill(self) -> None:
-        if self._process.returncode is None:
-            self._process.kill()
+    def terminate(self) -> None:
+        self.signal(signal.SIGTERM)
 
     async def ended(self) -> int:
         """Wait for the process to end by itself. Returns its exit code; the log is then whole."""
@@ -122,8 +119,8 @@ class Serving:
                 await self._grew.wait()
         return found
 
-    def lines(self, event: str) -> list[dict[str, Any]]:
-        return [line for line in self._lines if line["event"] == event]
+    def lines(self, event: str | None = None) -> list[dict[str, Any]]:
+        return [line for line in self._lines if event is None or line["event"] == event]
 
     def client(self, key: str = "app-key", **options: Any) -> openai.AsyncOpenAI:
         """The official client as an app would make it, but without retries unless asked for."""

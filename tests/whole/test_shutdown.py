@@ -3,15 +3,14 @@
 import asyncio
 import signal
 from pathlib import Path
-from typing import Any
 
 import openai
 import pytest
 
-from tests.fakes import FakeUpstream, Send, UntilClosed, Wait, sse_answer
+from tests.fakes import FakeUpstream, UntilClosed, Wait, sse_answer
 from tests.house import policy
 from tests.whole.process import Serving
-from tests.whole.test_openai_client import CHAT, OK, RESPONSES_STREAM, STREAM
+from tests.whole.test_openai_client import CHAT, OK, STREAM
 
 HEAD, FIRST, *REST = sse_answer(STREAM)
 
@@ -40,20 +39,53 @@ async def test_a_running_stream_finishes_and_new_calls_are_refused(tmp_path: Pat
     assert len(upstream.requests) == 1
 
 
-@pytest.mark.parametrize("surface", ["chat", "responses"])
-async def test_a_stream_that_outlasts_the_grace_ends_in_an_error(tmp_path: Path, surface: str) -> None:
+async def test_what_outlasts_the_grace_ends_in_an_error_that_says_why(tmp_path: Path) -> None:
     async with FakeUpstream() as upstream:
-        events = STREAM if surface == "chat" else RESPONSES_STREAM
-        upstream.queue([*sse_answer(events)[:3], UntilClosed()])
+        upstream.queue([HEAD, FIRST, UntilClosed()])
+        upstream.queue([UntilClosed()])
         env = {"TOLLHOUSE_DRAIN_S": "0.5"}
         async with Serving(tmp_path, policy(), upstream=upstream.url + "/v1", env=env) as proxy, proxy.client() as app:
-            asked: dict[str, Any] = {**CHAT, "stream": True} if surface == "chat" else {"model": "gpt-4.1", "input": "x", "stream": True}
-            headers = {"authorization": "Bearer app-key", "content-type": "application/json"}
-            body = asyncio.create_task(proxy.post_json(f"/v1/{PATHS[surface]}", asked, headers))
-            request = await upstream.arrived()
-            await proxy.begun(request)
+            stream = aiter(await app.chat.completions.create(**CHAT, stream=True))
+            await anext(stream)
+            whole = asyncio.create_task(app.chat.completions.create(**CHAT))
+            await upstream.arrived(2)
             proxy.terminate()
-            _, _, said = await body
+            with pytest.raises(openai.APIError) as cut:
+                await anext(stream)
+            with pytest.raises(openai.InternalServerError) as refused:
+                await whole
             assert await proxy.ended() == 0
-    assert said.startswith(b"".join(events[:2]))
-    assert b'"draining"' in said.removeprefix(b"".join(events[:2]))
+    assert cut.value.code == "draining"
+    assert (refused.value.status_code, refused.value.code) == (503, "draining")
+    assert [line["outcome"] for line in proxy.lines("call.finished")] == ["drained", "drained"]
+    assert all(line["cost_nanousd"] > 0 for line in proxy.lines("call.finished")), "the upstream was asked, so it is paid"
+    assert all(request.closed_early.is_set() for request in upstream.requests)
+    assert proxy.lines("server.stopped")
+
+
+async def test_a_second_signal_waits_no_longer(tmp_path: Path) -> None:
+    async with FakeUpstream() as upstream:
+        upstream.queue([HEAD, FIRST, UntilClosed()])
+        async with Serving(tmp_path, policy(), upstream=upstream.url + "/v1") as proxy, proxy.client() as app:
+            stream = aiter(await app.chat.completions.create(**CHAT, stream=True))
+            await anext(stream)
+            proxy.signal(signal.SIGINT)
+            await proxy.logged("server.draining")
+            proxy.signal(signal.SIGINT)
+            with pytest.raises(openai.APIError):
+                await anext(stream)
+            assert await proxy.ended() == 0
+    assert proxy.lines("server.stopped")
+
+
+async def test_an_idle_process_stops_at_once_and_starts_again_on_its_state(tmp_path: Path) -> None:
+    async with FakeUpstream(default=OK) as upstream:
+        text = policy("- {name: purse, max_tokens: {cap: 1000}, budget: {usd: 0.003, per: month, when_spent: reject}}")
+        async with Serving(tmp_path, text, upstream=upstream.url + "/v1") as proxy, proxy.client() as app:
+            await app.chat.completions.create(**CHAT)
+            proxy.terminate()
+            assert await proxy.ended() == 0
+        assert [line["event"] for line in proxy.lines()][-2:] == ["server.draining", "server.stopped"]
+        async with Serving(tmp_path, text, upstream=upstream.url + "/v1") as proxy, proxy.client() as app:
+            with pytest.raises(openai.RateLimitError, match=r"0\.001396 USD are left"):
+                await app.chat.completions.create(**CHAT)
