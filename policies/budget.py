@@ -42,7 +42,7 @@ class Budget(Clause):
             return ()
         held = call.held_nanousd
         enforced = self.when_spent == "reject"
-        return tuple(Charge(self._limit, subject, held, enforced=enforced) for subject in subjects(call, self.by))
+        return tuple([Charge(self._limit, subject, held, enforced=enforced) for subject in subjects(call, self.by)])
 
     def settled(self, balance: Balance) -> tuple[Notice, ...]:
         if balance.window is None:

@@ -25,4 +25,4 @@ class Concurrency(Clause):
         object.__setattr__(self, "_limit", limit)  # once, not for every call: the value is frozen from here on
 
     def charges(self, call: Call) -> tuple[Charge, ...]:
-        return tuple(Charge(self._limit, subject, 1) for subject in subjects(call, self.by))
+        return tuple([Charge(self._limit, subject, 1) for subject in subjects(call, self.by)])

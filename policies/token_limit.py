@@ -31,4 +31,4 @@ class TokenLimit(Clause):
         held = call.held_tokens
         if not held:
             return ()  # a call that carries no tokens, such as GET /v1/models, has nothing to wait for
-        return tuple(Charge(self._limit, subject, held) for subject in subjects(call, self.by))
+        return tuple([Charge(self._limit, subject, held) for subject in subjects(call, self.by)])

@@ -73,7 +73,8 @@ class Admin:
         if is_loopback(request.transport):
             return True
         sent = request.headers.get("authorization", "").removeprefix("Bearer ")
-        return self._token is not None and hmac.compare_digest(sent.encode(), self._token.encode())
+        # Bytes that are no UTF-8 arrive as surrogates.
+        return self._token is not None and hmac.compare_digest(*(t.encode("utf-8", "surrogateescape") for t in (sent, self._token)))
 
 
 def _shown(policies: PolicySet) -> dict[str, Any]:

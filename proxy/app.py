@@ -1,4 +1,4 @@
-"""Where the parts meet. `App.start` builds everything from the settings, `App.serve` waits for the signal and drains.
+"""Where the parts meet. `App.start` builds everything from the settings, `App.drain` ends it; `run_app` is the process's life.
 
 Nobody imports this but the commands, and it is the only place that knows all the parts. It sees `policies.KINDS` only as an argument.
 """
@@ -155,19 +155,6 @@ class App:
         )
         return app
 
-    async def serve(self) -> None:
-        """Until SIGTERM or SIGINT, then drain. A second signal does not wait for running calls."""
-        loop = asyncio.get_running_loop()
-        asked, pressed = asyncio.Event(), asyncio.Event()
-
-        def stop() -> None:
-            (pressed if asked.is_set() else asked).set()
-
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop)
-        await asked.wait()
-        await self.drain(pressed)
-
     async def drain(self, pressed: asyncio.Event) -> None:
         """No new calls; running ones finish within the grace, then end honestly; everything is settled. pressed: wait no longer."""
         self.pipeline.draining = True
@@ -286,6 +273,7 @@ async def _serve(
     settings: Settings, *, kinds: tuple[type[Clause], ...], log: Log, pretend: bool, on_ready: Callable[[App], None]
 ) -> int:
     asyncio.get_running_loop().set_exception_handler(loop_handler(log))
+    asked, pressed = _stop_signals()  # before anything runs that would have to be ended in order
     try:
         app = await App.start(settings, kinds=kinds, log=log, pretend=pretend)
     except PolicyFileError as error:
@@ -298,8 +286,21 @@ async def _serve(
         print(f"tollhouse: {error.detail or error.message}", file=sys.stderr)
         return 2
     on_ready(app)
-    await app.serve()
+    await asked.wait()
+    await app.drain(pressed)
     return 0
+
+
+def _stop_signals() -> tuple[asyncio.Event, asyncio.Event]:
+    """Set by the first SIGTERM or SIGINT, and by the second, which waits for running calls no longer."""
+    asked, pressed = asyncio.Event(), asyncio.Event()
+
+    def stop() -> None:
+        (pressed if asked.is_set() else asked).set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+    return asked, pressed
 
 
 async def _opened(

@@ -6,15 +6,14 @@ are never returned as a new response.
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Mapping
+from email.utils import formatdate
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.web_protocol import RequestHandler
-from multidict import CIMultiDictProxy
 
+from proxy.client_socket import Answered, HttpArrival, HttpSink
 from proxy.errors import InvalidCall, ProxyError
 from proxy.pipeline import Pipeline, response_headers
 from proxy.relay import Sink
@@ -24,99 +23,7 @@ from proxy.wire.failure import public_body, stream_event
 KEEPALIVE_S = 75.0
 BACKLOG = 4096  # a burst that overflows the backlog waits for SYN retries of seconds
 _READ_BUFFER_BYTES = 64 << 10
-_NAME = "tollhouse"
 _GOODBYE_S = 0.2  # what is still open by then was told to end long before
-_SSE = "text/event-stream"
-
-
-class HttpArrival:
-    """A request of aiohttp as the pipeline sees it."""
-
-    __slots__ = ("_request", "headers", "loopback", "method", "target")
-
-    def __init__(self, request: web.BaseRequest, *, loopback: bool) -> None:
-        self._request = request
-        self.method: str = request.method
-        self.target: str = request.raw_path
-        self.headers: CIMultiDictProxy[str] = request.headers
-        self.loopback = loopback
-
-    async def read(self, most_bytes: int) -> bytes | None:
-        await self._invite()
-        told = self._request.content_length
-        if told is not None and told > most_bytes:
-            return None
-        body = bytearray()
-        while chunk := await self._next():
-            body += chunk
-            if len(body) > most_bytes:
-                return None
-        return bytes(body)
-
-    async def _next(self) -> bytes:
-        try:
-            return await self._request.content.readany()
-        except (web.RequestPayloadError, HttpProcessingError) as error:
-            raise InvalidCall("bad_request", "The body's framing is malformed.", close=True) from error
-
-    async def _invite(self) -> None:
-        """Answer `Expect: 100-continue`, now that the caller is known. Source: RFC 9110, section 10.1.1."""
-        if self.headers.get("expect", "").lower() == "100-continue":
-            await self._request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            self._request.writer.output_size = 0  # an interim head does not count as the head
-
-    async def chunks(self, most_bytes: int) -> AsyncIterator[bytes]:
-        await self._invite()
-        passed = 0
-        while chunk := await self._next():
-            passed += len(chunk)
-            if passed > most_bytes:
-                raise InvalidCall("request_too_large", f"Bodies of up to {most_bytes} bytes are accepted here.", close=True)
-            yield chunk
-
-
-class HttpSink:
-    """A response of aiohttp as a Sink. Writing waits while the client reads slowly."""
-
-    __slots__ = ("_request", "response")
-
-    def __init__(self, request: web.BaseRequest) -> None:
-        self._request = request
-        self.response: web.StreamResponse | None = None
-
-    def __repr__(self) -> str:
-        return f"<HttpSink head_sent={self.head_sent}>"
-
-    @property
-    def head_sent(self) -> bool:
-        return self.response is not None
-
-    async def start(self, status: int, headers: Mapping[str, str]) -> None:
-        self.response = web.StreamResponse(status=status, headers={**headers, "server": _NAME})
-        if headers.get("content-type", "").startswith(_SSE):
-            self.response.headers["cache-control"] = "no-cache"
-            self.response.headers["x-accel-buffering"] = "no"
-        await self.response.prepare(self._request)
-
-    async def write(self, chunk: bytes) -> None:
-        assert self.response is not None
-        await self.response.write(chunk)
-
-    async def end(self) -> None:
-        assert self.response is not None
-        await self.response.write_eof()
-
-    async def whole(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
-        self.response = response = web.Response(status=status, headers={**headers, "server": _NAME}, body=body)
-        if headers.get("connection") == "close":
-            response.force_close()
-        await response.prepare(self._request)
-        await response.write_eof()
-
-    def abort(self) -> None:
-        transport = self._request.transport
-        if transport is not None:
-            transport.abort()
 
 
 class Edge:
@@ -126,6 +33,7 @@ class Edge:
         self._pipeline = pipeline
         self._server: asyncio.Server | None = None
         self._web: _Server | None = None
+        self._date = (0, "")
 
     def __repr__(self) -> str:
         return f"<Edge listening={self._server is not None} inflight={self._pipeline.inflight}>"
@@ -159,17 +67,23 @@ class Edge:
                 connection.force_close()
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        sink = HttpSink(request)
+        sink = HttpSink(request, date=self._now())
         arrival = HttpArrival(request, loopback=is_loopback(request.transport))
 
         async def fail(trip: Trip, error: ProxyError) -> None:
-            await self.fail(trip, error, sink, request)
+            await self.fail(trip, error, sink)
 
         await self._pipeline.run(arrival, sink, fail)
-        assert sink.response is not None or request.transport is None or request.transport.is_closing(), "every call is answered"
-        return sink.response if sink.response is not None else web.Response(status=408)
+        return cast(web.StreamResponse, Answered(keep_alive=sink.keep_alive and sink.head_sent))
 
-    async def fail(self, trip: Trip, error: ProxyError, sink: Sink, request: web.BaseRequest) -> None:
+    def _now(self) -> str:
+        """The Date header's value, made once a second."""
+        second = int(self._pipeline.clock.wall_s())
+        if second != self._date[0]:
+            self._date = second, formatdate(second, usegmt=True)
+        return self._date[1]
+
+    async def fail(self, trip: Trip, error: ProxyError, sink: Sink) -> None:
         """Tell the client: as JSON while no head was sent, as a last event within a stream of events, else by breaking the connection."""
         if not sink.head_sent:
             trip.status = error.status
@@ -230,13 +144,13 @@ class _Connection(RequestHandler):
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:
-        if exc is not None and request.writer.output_size > 0:
-            raise ConnectionError("the head was sent") from exc
-        code = "bad_request" if status < 500 else "internal_error"
-        text = "The HTTP request is malformed." if status < 500 else "The proxy failed."
-        error = ProxyError(code, text)
+        if status >= 500:  # the pipeline answers its own faults, so this one came in mid-answer
+            if request.transport is not None:
+                request.transport.abort()
+            raise ConnectionError("an answer was under way") from exc
+        error = InvalidCall("bad_request", "The HTTP request is malformed.")
         response = web.Response(
-            status=error.status, headers={"content-type": "application/json", "server": _NAME}, body=public_body(error)
+            status=error.status, headers={"content-type": "application/json", "server": "tollhouse"}, body=public_body(error)
         )
         response.force_close()
         return response

@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
+
+from proxy.policy.scalar import Wrong
+from proxy.policy.values import base_url
 
 OPENAI = "https://api.openai.com/v1"
 
@@ -46,10 +48,13 @@ def _address(text: str) -> tuple[str, int]:
 
 
 def _url(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-        raise ValueError("expected a base URL, such as http://127.0.0.1:11434/v1")
-    return text.rstrip("/")
+    """As in the policy file."""
+    try:
+        return base_url(text)
+    except Wrong:
+        raise
+    except ValueError:
+        raise ValueError("expected a base URL, such as http://127.0.0.1:11434/v1") from None
 
 
 def _seconds(text: str) -> float:
@@ -165,9 +170,12 @@ def read_settings(env: Mapping[str, str], flags: Mapping[str, str | None]) -> Se
         for name in sorted(env)
         if name.startswith("TOLLHOUSE_") and name not in known and not _SERVICE.search(name)
     ]
+    key = env.get("OPENAI_API_KEY", "")
+    if not key.isascii() or not key.isprintable() or " " in key:  # often the line break at the end of a mounted secret
+        mistakes.append("OPENAI_API_KEY: expected a key in ASCII, without spaces and line breaks")
     if mistakes:
         raise SettingsError(mistakes)
     if values["state_dir"] is None:
         base = env.get("XDG_STATE_HOME")
         values["state_dir"] = (Path(base) if base else Path(env.get("HOME") or "/tmp") / ".local" / "state") / "tollhouse"  # noqa: S108
-    return Settings(**values, openai_key=env.get("OPENAI_API_KEY") or None, env=env)
+    return Settings(**values, openai_key=key or None, env=env)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from proxy.call import Call, Ending, Outcome, Usage, UsageSource
@@ -11,8 +11,11 @@ from proxy.policy.contract import Balance
 from proxy.policy.policyset import Plan, PolicySet
 from proxy.state.contract import Reservation
 from proxy.telemetry.trace import Trace
-from proxy.wire.inputs import Inputs
+from proxy.wire.inputs import NO_INPUTS, Inputs
 from proxy.wire.meter import Meter
+
+
+_NOTHING = Usage()
 
 
 class Arrival(Protocol):
@@ -67,7 +70,7 @@ class Trip:
     now_ns: Callable[[], int]
     started_ns: int
     plan: Plan | None = None
-    inputs: Inputs = Inputs(texts=(), tokens=0, hidden=False)
+    inputs: Inputs = NO_INPUTS
     balances: tuple[Balance, ...] = ()
     reservation: Reservation | None = None
     meter: Meter | None = None
@@ -77,7 +80,7 @@ class Trip:
     answered: bool = False
     settled: bool = False
     counting: asyncio.Task[None] | None = None
-    usage: Usage = field(default_factory=Usage)
+    usage: Usage = _NOTHING
     usage_source: UsageSource | None = None
     cost_nanousd: int = 0
     settle_ms: float | None = None

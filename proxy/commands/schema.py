@@ -1,6 +1,7 @@
 """`tollhouse schema`: the JSON Schema of the policy file, or the reference part of the README."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from policies import KINDS
@@ -18,9 +19,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     if arguments.readme is not None:
-        before, _, rest = arguments.readme.read_text("utf-8").partition(BEGIN)
-        after = rest.partition(END)[2]
-        arguments.readme.write_text(before + reference(KINDS, VERBS) + after, "utf-8")
-    else:
-        print(reference(KINDS, VERBS) if arguments.markdown else schema_text(KINDS).rstrip("\n"))
+        return _renew(arguments.readme)
+    print(reference(KINDS, VERBS) if arguments.markdown else schema_text(KINDS).rstrip("\n"))
+    return 0
+
+
+def _renew(readme: Path) -> int:
+    """Exchange the reference within a file, and nothing else of it."""
+    before, begun, rest = readme.read_text("utf-8").partition(BEGIN)
+    _, ended, after = rest.partition(END)
+    if not begun or not ended:
+        print(f"tollhouse schema: {readme} has no place for the reference: it must hold {BEGIN} and {END}", file=sys.stderr)
+        return 2
+    readme.write_text(before + reference(KINDS, VERBS) + after, "utf-8")
     return 0

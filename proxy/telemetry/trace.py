@@ -66,4 +66,5 @@ def _parse(traceparent: str) -> tuple[str, str, int] | None:
 
 def _hex(random: bytes) -> str:
     """Lower-case hex that is never all zeros, which would mean "no id"."""
-    return f"{int.from_bytes(random) or 1:0{2 * len(random)}x}"
+    text = random.hex()
+    return text if text.strip("0") else text[:-1] + "1"

@@ -1,144 +1,97 @@
-"""The upstream client over aiohttp. Everything that is aiohttp's about it ends in this file.
+"""The upstream client: one base URL, its connections, one call at a time over each.
 
-It follows no redirect, keeps no cookie, decompresses nothing, reads no environment proxy, and never repeats a POST by itself. (aiohttp
-repeats an idempotent method, once, where a kept connection turns out to be closed: RFC 9110, section 9.2.2.)
+It follows no redirect, keeps no cookie, decompresses nothing, reads no environment. The rule a reader could break: once a byte of a call
+was accepted by a socket, the call is not repeated here. Only a connection that refused the very first byte is passed over for another.
 """
 
 import asyncio
-import io
 import ssl
-from collections.abc import Mapping
+from collections.abc import AsyncIterator
 
-import aiohttp
-from multidict import CIMultiDict
-from yarl import URL
-
-from proxy.errors import ProxyError, UpstreamError
+from proxy.upstream.answer import HttpAnswer
+from proxy.upstream.connection import PIECE_BYTES, Connection
 from proxy.upstream.contract import Ask
-
-KEEPALIVE_S = 15.0
-_READ_BUFFER_BYTES = 64 << 10
-_LARGE_BYTES = 1 << 20  # aiohttp writes bytes in one piece, and warns of it from here; a file it writes in pieces
-# Framing, Host and negotiation belong to the client; the rest is exactly what the Ask names.
-_NOT_ADDED = ("Accept", "Accept-Encoding", "User-Agent", "Content-Type")
-
-
-class HttpAnswer:
-    """A response of aiohttp as an Answer."""
-
-    __slots__ = ("_headers", "_response")
-
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
-        self._response = response
-        self._headers: dict[str, str] = {}
-        for name, value in response.headers.items():
-            lower = name.lower()
-            self._headers[lower] = f"{self._headers[lower]}, {value}" if lower in self._headers else value
-
-    def __repr__(self) -> str:
-        return f"<HttpAnswer {self._response.status} at_eof={self._response.content.at_eof()}>"
-
-    @property
-    def status(self) -> int:
-        return self._response.status
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        return self._headers
-
-    async def read(self) -> bytes:
-        content = self._response.content
-        try:
-            return await content.readany()
-        except (aiohttp.ClientError, OSError, RuntimeError) as error:  # RuntimeError: a malformed chunk closed the connection
-            if came := content._read_nowait(
-                -1
-            ):  # aiohttp raises before it gives out what came before the fault; the next read raises
-                return came
-            raise UpstreamError("upstream_broken", "The upstream's answer broke off.", detail=type(error).__name__) from error
-
-    def close(self) -> None:
-        if self._response.content.at_eof():
-            self._response.release()
-        else:
-            self._response.close()
+from proxy.upstream.dial import Dialer
+from proxy.upstream.failure import broken, late, unreachable
+from proxy.upstream.heads import Heads
+from proxy.upstream.pool import Limits, Pool
+from proxy.upstream.resolve import Lookup, system_lookup
+from proxy.upstream.tunnel import Tunnel
 
 
 class HttpUpstream:
-    """One base URL and its connections."""
+    """The `Upstream` of the contract over HTTP/1.1."""
 
-    def __init__(self, name: str, *, base_url: str) -> None:
-        """base_url: scheme, host and path prefix, such as https://api.openai.com/v1, without a trailing slash."""
+    def __init__(
+        self,
+        name: str,
+        *,
+        base_url: str,
+        limits: Limits | None = None,
+        tls: ssl.SSLContext | None = None,
+        lookup: Lookup = system_lookup,
+        tunnel: Tunnel | None = None,
+    ) -> None:
+        """base_url: scheme, host and path prefix, such as https://api.openai.com/v1, without a trailing slash.
+
+        tls: whom to trust, None = the system's authorities. lookup: who resolves names. tunnel: the proxy to go through.
+        """
         self._name = name
-        self._base = base_url
-        self._session: aiohttp.ClientSession | None = None
-        self._urls: dict[str, URL] = {}
+        self._heads = Heads(base_url)
+        self._limits = limits or Limits()
+        self._tls = tls
+        self._lookup = lookup
+        self._tunnel = tunnel
+        self._dialer: Dialer | None = None
+        self._pool: Pool | None = None
 
     def __repr__(self) -> str:
-        return f"<HttpUpstream {self._name}>"
+        return f"<HttpUpstream {self._name} {self._pool or 'unused'}>"
 
     @property
     def name(self) -> str:
         return self._name
 
     async def open(self, ask: Ask) -> HttpAnswer:
-        session = self._session or self._start()
-        try:
-            response = await session.request(
-                ask.method,
-                self._url(ask.target),
-                headers=CIMultiDict(ask.headers),
-                data=io.BytesIO(ask.body) if isinstance(ask.body, bytes) and len(ask.body) > _LARGE_BYTES else ask.body or None,
-                allow_redirects=False,
-                timeout=aiohttp.ClientTimeout(
-                    total=None, connect=ask.connect_timeout_s
-                ),  # with the name's resolution, all addresses
-                skip_auto_headers=_NOT_ADDED,
-            )
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL) as error:
-            slow = isinstance(error, asyncio.TimeoutError)
-            raise UpstreamError(
-                "upstream_timeout" if slow else "upstream_unreachable",
-                "The upstream did not accept a connection in time (deadline: connect)." if slow else "The upstream is unreachable.",
-                sent=False,
-                detail=_cause(error),
-            ) from error
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            if isinstance(error.__cause__, ProxyError):
-                raise error.__cause__ from None  # the body's own, such as one that grew too large
-            raise UpstreamError(
-                "upstream_broken", "The upstream's answer was malformed or broke off.", detail=_cause(error)
-            ) from error
-        return HttpAnswer(response)
+        """The contract's `open`."""
+        pool = self._pool or self._start()
+        first = self._heads.head(ask)
+        body = ask.body
+        rest: AsyncIterator[bytes] | memoryview | None = None
+        if not isinstance(body, bytes):
+            rest = body
+        elif len(body) <= PIECE_BYTES:
+            first += body
+        else:
+            rest = memoryview(body)
+        connection = pool.take()
+        while connection is not None and not connection.send(first):
+            connection = pool.take()
+        if connection is None:
+            connection = await self._claim(pool, ask.connect_timeout_s)
+            if not connection.send(first):
+                raise broken("the connection was closed at once", sent=False)
+        return await connection.answer(rest, bodiless=ask.method == "HEAD")
 
     async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        """Close every connection, also those in use."""
+        if self._dialer is not None:
+            await self._dialer.close()
+        if self._pool is not None:
+            await self._pool.close()
 
-    def _start(self) -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEPALIVE_S, ttl_dns_cache=30)
-        self._session = aiohttp.ClientSession(
-            connector=connector,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            trust_env=False,
-            read_bufsize=_READ_BUFFER_BYTES,
-        )
-        return self._session
+    async def _claim(self, pool: Pool, timeout_s: float) -> Connection:
+        """A connection that is made or waited for. The deadline covers the queue, DNS, TCP, the tunnel and TLS."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await pool.claim()
+        except TimeoutError as error:
+            raise late(error) from error
+        except (OSError, ValueError) as error:
+            raise unreachable(error) from error
 
-    def _url(self, target: str) -> URL:
-        url = self._urls.get(target)
-        if url is None:
-            url = URL(self._base + target, encoded=True)
-            if len(self._urls) < 64:
-                self._urls[target] = url
-        return url
-
-
-def _cause(error: BaseException) -> str:
-    """What kind of failure, for the log: type names only, since messages hold hosts."""
-    inner = getattr(error, "os_error", None) or error.__cause__
-    if isinstance(inner, ssl.SSLError):
-        return f"{type(error).__name__}: {inner.reason}"
-    return type(error).__name__ + (f": {type(inner).__name__}" if inner is not None else "")
+    def _start(self) -> Pool:
+        loop = asyncio.get_running_loop()
+        self._dialer = Dialer(self._heads, lookup=self._lookup, now=loop.time, tls=self._tls, tunnel=self._tunnel)
+        self._pool = Pool(self._dialer.dial, limits=self._limits, now=loop.time, loop=loop)
+        return self._pool

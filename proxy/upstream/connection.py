@@ -96,6 +96,11 @@ class Connection(asyncio.Protocol):
         state = "closed" if self._parser is None else "idle" if self._answer is None else repr(self._answer)
         return f"<Connection requests={self._requests} {state}>"
 
+    @property
+    def gone(self) -> bool:
+        """Whether its socket is closed; its owner was told."""
+        return self._parser is None
+
     # ── requests ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def usable(self) -> bool:

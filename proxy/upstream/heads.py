@@ -70,4 +70,3 @@ class Heads:
         if len(self._kept) < _MOST_KEPT:
             self._kept[method, target] = start
         return start
-

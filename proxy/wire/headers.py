@@ -18,6 +18,8 @@ _ANSWERED = frozenset(
     {"content-type", "content-encoding", "content-disposition", "content-language", "openai-processing-ms", "openai-version"}
     | {"openai-model", "x-pretend", "retry-after", "retry-after-ms", "x-should-retry"}
 )
+# What `Connection` says when it names no field; ours are never among those that are asked for, but a policy file may list one.
+_PLAIN = frozenset({"keep-alive", "close", "Keep-Alive"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}\Z")
 _SINGLE = ("authorization", "api-key", "content-type", "content-length", "idempotency-key", "host")
 
@@ -73,14 +75,18 @@ def towards_upstream(
     A field of ours replaces the client's of the same name.
     """
     kept: list[tuple[str, str]] = []
-    dropped = {"connection", *(name for name, _ in ours)}
+    named = ""
     for sent, value in headers:
         name = _asked(sent) or (sent.lower() if extra and sent.lower() in extra else None)
         if name == "connection":
-            dropped.update(word.strip().lower() for word in value.split(","))
+            named = f"{named},{value}" if named else value
         elif name is not None:
             kept.append((name, value))
-    return [*((name, value) for name, value in kept if name not in dropped), *ours]
+    if extra or (named and named not in _PLAIN):
+        dropped = {word.strip().lower() for word in named.split(",")} | {name for name, _ in ours}
+        kept = [(name, value) for name, value in kept if name not in dropped]
+    kept += ours
+    return kept
 
 
 def towards_client(headers: Mapping[str, str]) -> dict[str, str]:

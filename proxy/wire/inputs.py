@@ -6,8 +6,7 @@ what the body only refers to (an image, a file, an earlier answer, what a hosted
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -77,13 +76,15 @@ _SCHEMAS: Mapping[str, tuple[str, ...]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Inputs:
+class Inputs(NamedTuple):
     """texts: what is to be counted. tokens: known without counting (token ids, message framing). hidden: there is more."""
 
     texts: tuple[str, ...]
     tokens: int
     hidden: bool
+
+
+NO_INPUTS = Inputs((), 0, hidden=False)
 
 
 def inputs(surface: str, fields: Mapping[str, Any] | None) -> Inputs:

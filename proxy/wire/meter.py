@@ -253,15 +253,16 @@ class StreamMeter(_Reading):
             return True
         if type(said) is not dict:
             return True
+        error = said.get("error")
+        if "choices" in said and not error:
+            return self._read_choices(said)
         kind = said.get("type")
         if isinstance(kind, str):
             self._number(said.get("sequence_number"))
-        if (said.get("error") or kind == "error") and not self.ended:
-            self.error = said.get("error") or said
+        if (error or kind == "error") and not self.ended:
+            self.error = error or said
             self._told(said.get("usage"))
             return False
-        if "choices" in said:
-            return self._read_choices(said)
         if isinstance(kind, str):
             self._read_typed(kind, said)
         return True
@@ -273,9 +274,13 @@ class StreamMeter(_Reading):
         choices = said["choices"]
         for choice in _objects(choices):
             delta = choice.get("delta")
-            if isinstance(delta, Mapping):
-                for piece in _pieces(delta):
-                    self._wrote(piece)
+            if type(delta) is dict:
+                for key, value in delta.items():  # `_pieces`, without its generator: this runs for every token
+                    if key in _TEXT_KEYS:
+                        self._wrote(value)
+                    elif key in _CALL_KEYS:
+                        for piece in _called(value):
+                            self._wrote(piece)
             else:
                 self._wrote(choice.get("text"))
         block = said.get("usage")

@@ -5,6 +5,7 @@ what is matched is what is sent upstream, so nothing is decoded or tidied up; an
 """
 
 import re
+from functools import lru_cache
 
 from proxy.call import Surface
 from proxy.errors import InvalidCall
@@ -63,6 +64,7 @@ _TRICK = re.compile(r"%(?!20|22|3[CcEe]|5[BbDdEe]|60|7[BbCcDd])|/\.\.?(?:/|\Z)")
 _QUERY = re.compile(r"[A-Za-z0-9._~!$&'()*+,=:@%/?\[\]-]*\Z")
 
 
+@lru_cache(maxsize=256)  # apps use a handful of paths; a refused one is not remembered
 def canonical(target: str) -> tuple[str, str]:
     """The path and the raw query of a request target, or InvalidCall("not_found") for every other spelling.
 

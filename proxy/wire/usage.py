@@ -9,6 +9,7 @@ from typing import Any
 
 from proxy.call import Usage
 
+_NO_DETAILS: Mapping[str, Any] = {}
 _ABSURD = 1 << 40  # no call uses a trillion tokens; a figure beyond it is nonsense, not usage
 
 
@@ -27,17 +28,21 @@ def read_usage(block: Any) -> Usage | None:
     written = _written(block, told)
     if written is None:
         return None
+    usage = Usage(told, written)
     inputs = _details(block, "prompt_tokens_details", "input_tokens_details")
+    if inputs:
+        usage = usage._replace(
+            cached_tokens=min(count(inputs.get("cached_tokens")) or 0, told),
+            cache_write_tokens=min(count(inputs.get("cache_write_tokens")) or 0, told),
+            audio_input_tokens=min(count(inputs.get("audio_tokens")) or 0, told),
+        )
     outputs = _details(block, "completion_tokens_details", "output_tokens_details")
-    return Usage(
-        input_tokens=told,
-        output_tokens=written,
-        cached_tokens=min(count(inputs.get("cached_tokens")) or 0, told),
-        cache_write_tokens=min(count(inputs.get("cache_write_tokens")) or 0, told),
-        audio_input_tokens=min(count(inputs.get("audio_tokens")) or 0, told),
-        audio_output_tokens=min(count(outputs.get("audio_tokens")) or 0, written),
-        reasoning_tokens=min(count(outputs.get("reasoning_tokens")) or 0, written),
-    )
+    if outputs:
+        usage = usage._replace(
+            audio_output_tokens=min(count(outputs.get("audio_tokens")) or 0, written),
+            reasoning_tokens=min(count(outputs.get("reasoning_tokens")) or 0, written),
+        )
+    return usage
 
 
 def _written(block: Mapping[str, Any], told: int) -> int | None:
@@ -51,8 +56,16 @@ def _written(block: Mapping[str, Any], told: int) -> int | None:
 
 def _first(block: Mapping[str, Any], *names: str) -> Any:
     """The first of these fields that is not null."""
-    return next((value for name in names if (value := block.get(name)) is not None), None)
+    for name in names:
+        value = block.get(name)
+        if value is not None:
+            return value
+    return None
 
 
 def _details(block: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
-    return next((d for n in names if isinstance(d := block.get(n), Mapping)), {})
+    for name in names:
+        details = block.get(name)
+        if isinstance(details, Mapping):
+            return details
+    return _NO_DETAILS

@@ -210,7 +210,7 @@ def test_cost_is_rounded_up_once() -> None:
 AMOUNTS = st.integers(0, 10**12)
 PRICES = st.builds(Price, **dict.fromkeys(Price.__dataclass_fields__, AMOUNTS))
 TOKENS = st.integers(0, 10**7)
-USAGES = st.builds(Usage, **dict.fromkeys(Usage.__dataclass_fields__, TOKENS))
+USAGES = st.builds(Usage, **dict.fromkeys(Usage._fields, TOKENS))
 
 
 @settings(deadline=None)

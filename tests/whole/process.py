@@ -74,7 +74,7 @@ class Serving:
         self._grew = asyncio.Event()
 
     def __repr__(self) -> str:
-        return f"<Serving {self.url} lines={len(self._lines)}>"
+        return f"<Serving {self.file} lines={len(self._lines)}>"
 
     async def __aenter__(self) -> Self:
         self._process = await asyncio.create_subprocess_exec(
@@ -86,6 +86,7 @@ class Serving:
         self._reading = asyncio.create_task(self._read())
         [ready] = await self.logged("server.ready")
         self.url = f"http://{ready['listen']}"
+        self.port = int(ready["listen"].rpartition(":")[2])
         self.admin_url = f"http://{ready['admin_listen']}"
         self._session = aiohttp.ClientSession()
         return self

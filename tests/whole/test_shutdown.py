@@ -9,8 +9,8 @@ import pytest
 
 from tests.fakes import FakeUpstream, UntilClosed, Wait, sse_answer
 from tests.house import policy
+from tests.whole.conversation import CHAT, OK, STREAM
 from tests.whole.process import Serving
-from tests.whole.test_openai_client import CHAT, OK, STREAM
 
 HEAD, FIRST, *REST = sse_answer(STREAM)
 

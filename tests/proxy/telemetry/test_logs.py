@@ -173,7 +173,7 @@ def test_the_line_of_a_call_says_who_asked_what_how_it_ended_and_what_it_cost(wr
 
 
 def refused(error: str, **changes: Any) -> Outcome:
-    values = {name: getattr(OUTCOME, name) for name in Outcome.__dataclass_fields__}
+    values = {name: getattr(OUTCOME, name) for name in Outcome._fields}
     return Outcome(**{**values, "ending": "refused", "error": error, "status": 429, **changes})
 
 

@@ -32,8 +32,7 @@ OUTCOME = Outcome(
     first_token_ms=350.0,
     total_ms=1300.5,
 )
-REFUSED = replace(
-    OUTCOME,
+REFUSED = OUTCOME._replace(
     ending="refused",
     status=429,
     usage=Usage(),
@@ -129,9 +128,9 @@ async def test_a_clamp_is_counted_by_its_field() -> None:
 @pytest.mark.parametrize(
     ("outcome", "code"),
     [
-        (replace(OUTCOME, ending="upstream_broken", error="upstream_broken", status=502), "upstream_broken"),
-        (replace(OUTCOME, ending="timed_out", error="upstream_timeout", status=504), "upstream_timeout"),
-        (replace(OUTCOME, ending="upstream_error", error="a word of the upstream's own", status=404), "other"),
+        (OUTCOME._replace(ending="upstream_broken", error="upstream_broken", status=502), "upstream_broken"),
+        (OUTCOME._replace(ending="timed_out", error="upstream_timeout", status=504), "upstream_timeout"),
+        (OUTCOME._replace(ending="upstream_error", error="a word of the upstream's own", status=404), "other"),
     ],
 )
 async def test_what_an_upstream_failed_is_counted_by_public_codes_only(outcome: Outcome, code: str) -> None:
@@ -155,7 +154,7 @@ async def test_a_model_is_shown_by_name_only_if_the_policy_file_knows_it(model: 
 async def test_a_key_is_shown_by_its_declared_id_only() -> None:
     made = metrics()
     made.call_finished(replace(CALL, principal=Principal(key="removed", user="ada")), OUTCOME)
-    made.call_finished(Call(id="req_2", method="POST"), replace(REFUSED, error="invalid_api_key", refused_by=None, status=401))
+    made.call_finished(Call(id="req_2", method="POST"), REFUSED._replace(error="invalid_api_key", refused_by=None, status=401))
     found = await scrape(made)
     assert at("calls_total", surface="chat", model="gpt-4.1", key="other", ending="completed", status="2xx") in found
     assert at("calls_total", surface="unrouted", model="none", key="none", ending="refused", status="4xx") in found
@@ -166,7 +165,7 @@ async def test_a_key_is_shown_by_its_declared_id_only() -> None:
 )
 async def test_a_status_is_shown_by_its_class(status: int, shown: str) -> None:
     made = metrics()
-    made.call_finished(CALL, replace(OUTCOME, status=status))
+    made.call_finished(CALL, OUTCOME._replace(status=status))
     assert at("calls_total", surface="chat", model="gpt-4.1", key="web", ending="completed", status=shown) in await scrape(made)
 
 
@@ -263,8 +262,8 @@ async def test_a_flood_of_names_from_clients_upstreams_and_policy_files_stays_bo
     for _ in range(20_000):
         n = chance.randrange(4000)
         call = replace(CALL, model=f"m{n}", principal=Principal(key=f"k{n}", user=f"u{n}"), surface=replace(CHAT, name=f"s{n}"))
-        made.call_finished(call, replace(OUTCOME, upstream=f"up{n}", error=f"e{n}", ending="upstream_error"))
-        made.call_finished(call, replace(REFUSED, refused_by=(f"p{n}", "budget")))
+        made.call_finished(call, OUTCOME._replace(upstream=f"up{n}", error=f"e{n}", ending="upstream_error"))
+        made.call_finished(call, REFUSED._replace(refused_by=(f"p{n}", "budget")))
         made.budget_settled(budget(spent=n, policy=f"p{n}"))
     found = await scrape(made)
     assert len(found) < MOST_LINES

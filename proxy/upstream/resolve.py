@@ -1,0 +1,86 @@
+"""Names to addresses, without holding up the loop, and remembered for a while.
+
+The rule a reader could break: a look-up belongs to everyone who waits for it. One who leaves does not end it for the others.
+"""
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+# (family, what `connect` of such a socket takes)
+Address = tuple[int, Any]
+Lookup = Callable[[str, int], Awaitable[tuple[Address, ...]]]
+
+KEEP_S = 30.0  # the operating system does not tell a record's TTL; model vendors use a minute or less
+FAILED_S = 1.0  # a name that does not resolve is not asked for again by every call of a burst
+STALE_S = 600.0  # when asking again fails, an address that worked ten minutes ago is better than none
+
+
+class Resolver:
+    """Remembers one name: an upstream has one. lookup: as `system_lookup`. now: seconds, monotonic.
+
+    Promise of `addresses`: at least one, in the order of preference. Errors: OSError. May be cancelled.
+    """
+
+    def __init__(self, host: str, port: int, *, lookup: Lookup, now: Callable[[], float]) -> None:
+        self._host = host
+        self._port = port
+        self._lookup = lookup
+        self._now = now
+        self._known: tuple[Address, ...] = _literal(host, port)
+        self._fixed = bool(self._known)
+        self._asked_at = float("-inf")
+        self._answered_at = float("-inf")
+        self._failure: OSError | None = None
+        self._running: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Resolver addresses={len(self._known)} asking={self._running is not None}>"
+
+    async def addresses(self) -> tuple[Address, ...]:
+        if self._fixed:
+            return self._known
+        if self._now() - self._asked_at >= (KEEP_S if self._failure is None else FAILED_S):
+            if self._running is None:
+                self._running = asyncio.create_task(self._ask(), name="resolve")
+            await asyncio.shield(self._running)
+        if self._failure is not None and self._now() - self._answered_at >= STALE_S:
+            raise OSError("name not resolved") from self._failure
+        return self._known
+
+    async def _ask(self) -> None:
+        """One look-up; it keeps its failure instead of raising it."""
+        try:
+            found = await self._lookup(self._host, self._port)
+            if not found:
+                raise OSError("no address")
+        except (OSError, UnicodeError) as error:
+            self._failure = error if isinstance(error, OSError) else OSError(type(error).__name__)
+        else:
+            self._known, self._failure, self._answered_at = found, None, self._now()
+        finally:
+            self._asked_at = self._now()
+            self._running = None
+
+    async def close(self) -> None:
+        """End a look-up that runs."""
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.wait([self._running])
+
+
+async def system_lookup(host: str, port: int) -> tuple[Address, ...]:
+    """What the operating system says, asked in a thread. Errors: OSError, UnicodeError."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return tuple((family, address) for family, _, _, _, address in found)
+
+
+def _literal(host: str, port: int) -> tuple[Address, ...]:
+    """The address that a host already is, or nothing when it is a name."""
+    try:
+        version = ipaddress.ip_address(host).version
+    except ValueError:
+        return ()
+    return ((socket.AF_INET, (host, port)),) if version == 4 else ((socket.AF_INET6, (host, port, 0, 0)),)

@@ -1,0 +1,338 @@
+"""An answer passes one chunk at a time, is settled before its end is seen, and never looks whole when it is not."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import orjson
+import pytest
+
+from proxy.call import Timeouts
+from proxy.deadlines import Watch
+from proxy.errors import UpstreamError
+from proxy.relay import relay
+from proxy.wire.meter import MOST_WHOLE_BYTES, BodyMeter, Meter, PassMeter, StreamMeter
+
+TIMEOUTS = Timeouts(first_token=20, idle=10, write_stall=5)
+BROKEN = UpstreamError("upstream_broken", "The upstream's answer broke off.")
+
+
+def chunk(content: str, **more: Any) -> bytes:
+    return b"data: " + orjson.dumps({"choices": [{"delta": {"content": content}}], **more}) + b"\n\n"
+
+
+ROLE = chunk("")
+USAGE = b'data: {"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":2}}\n\n'
+DONE = b"data: [DONE]\n\n"
+ERROR = b'data: {"error":{"message":"too long for canary","type":"invalid_request_error","code":"context_length_exceeded"}}\n\n'
+JSON = b'{"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":2}}'
+
+
+class Time:
+    """As much of an event loop as a Watch uses. It stands still but for a second with every look."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def time(self) -> float:
+        self.now += 1
+        return self.now
+
+
+class Answer:
+    """An upstream's answer from a list: bytes are read, errors raised; what is called is called first. Its end comes after the last."""
+
+    def __init__(self, journey: "Journey", steps: Sequence[bytes | Exception | Callable[[], None]]) -> None:
+        self._journey = journey
+        self._steps = list(steps)
+        self.status = 200
+        self.headers: Mapping[str, str] = {}
+
+    async def read(self) -> bytes:
+        self._journey.note("read")
+        await asyncio.sleep(0)  # whoever would read ahead gets the chance to
+        while self._steps:
+            step = self._steps.pop(0)
+            if isinstance(step, Exception):
+                raise step
+            if isinstance(step, bytes):
+                return step
+            step()
+        return b""
+
+    def close(self) -> None:
+        raise AssertionError("closing is not the relay's")
+
+
+class Sink:
+    """A client. Every write takes a while; fails: raised by the write of that number."""
+
+    def __init__(self, journey: "Journey", *, fails: int | None = None) -> None:
+        self._journey = journey
+        self._fails = fails
+        self._writes = 0
+        self.head_sent = False
+        self.sent = b""
+
+    async def start(self, status: int, headers: Mapping[str, str]) -> None:
+        assert not self.head_sent, "there is never a second head"
+        self.head_sent = True
+        self._journey.note(f"head {status} {headers['x-settled']}")
+        await asyncio.sleep(0)
+
+    async def write(self, chunk: bytes) -> None:
+        assert self.head_sent
+        assert chunk, "an empty chunk would end a chunked body"
+        if self._writes == self._fails:
+            raise ConnectionResetError
+        self._writes += 1
+        self._journey.note("write")
+        for _ in range(3):
+            await asyncio.sleep(0)
+        self.sent += chunk
+        self._journey.note("written")
+
+    async def end(self) -> None:
+        self._journey.note("end")
+
+    async def whole(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        assert not self.head_sent, "there is never a second head"
+        self.head_sent = True
+        self.sent = body
+        self._journey.note(f"whole {status} {headers['x-settled']}")
+
+    def abort(self) -> None:
+        raise AssertionError("how to end a broken answer is not the relay's to decide")
+
+
+class Journey:
+    """One answer's way through the relay. log: what happened, in order; waits: the stage and deadline while each of it did."""
+
+    def __init__(self, meter: Meter, steps: Sequence[bytes | Exception | Callable[[], None]], *, fails: int | None = None) -> None:
+        self.log: list[str] = []
+        self.waits: list[tuple[str, str, float]] = []
+        self.meter = meter
+        self.answer = Answer(self, steps)
+        self.sink = Sink(self, fails=fails)
+        self.settled = False
+        self.watch: Watch | None = None
+
+    def note(self, what: str) -> None:
+        self.log.append(what)
+        if self.watch is not None:
+            self.waits.append((what.partition(" ")[0], self.watch.stage, self.watch.at))
+
+    async def run(self) -> None:
+        task, time = asyncio.current_task(), Time()
+        loop: Any = time
+        assert task is not None
+        self.watch = Watch(task, loop)
+
+        async def settle() -> None:
+            if not self.settled:
+                self.settled = True
+                self.note("settle")
+
+        await relay(
+            self.answer,
+            self.sink,
+            meter=self.meter,
+            watch=self.watch,
+            timeouts=TIMEOUTS,
+            head=lambda: {"x-settled": "settled" if self.settled else "open"},
+            settle=settle,
+            first_token=lambda: self.note("first token"),
+            secrets=lambda: ("canary",),
+        )
+
+
+def streamed(*steps: bytes | Exception | Callable[[], None], hide_usage: bool = False, fails: int | None = None) -> Journey:
+    return Journey(StreamMeter(hide_usage=hide_usage), steps, fails=fails)
+
+
+WRITE = ["write", "written"]
+
+
+async def test_the_next_chunk_is_not_read_before_the_last_one_was_taken() -> None:
+    journey = streamed(ROLE, chunk("a"), chunk("b"), DONE)
+    await journey.run()
+    assert journey.sink.sent == ROLE + chunk("a") + chunk("b") + DONE
+    assert journey.log == [
+        "head 200 open",
+        *["read", *WRITE],
+        *["read", "first token", *WRITE],
+        *["read", *WRITE],
+        *["read", "settle", *WRITE],
+        *["read", "end"],
+    ]
+
+
+async def test_a_call_is_settled_before_the_client_sees_the_end() -> None:
+    journey = streamed(chunk("a") + USAGE + DONE, hide_usage=True)
+    await journey.run()
+    assert journey.log.index("settle") < journey.log.index("write")
+    assert journey.sink.sent == chunk("a") + DONE
+
+
+async def test_a_chunk_that_holds_no_whole_event_or_only_a_hidden_one_is_not_written() -> None:
+    journey = streamed(chunk("a")[:9], chunk("a")[9:], USAGE, DONE, hide_usage=True)
+    await journey.run()
+    assert journey.sink.sent == chunk("a") + DONE
+    assert journey.log.count("write") == 2
+
+
+async def test_bytes_behind_the_end_still_pass() -> None:
+    journey = streamed(DONE, b": bye\n\n", b"data: half")
+    await journey.run()
+    assert journey.sink.sent == DONE + b": bye\n\ndata: half"
+    assert journey.log[-2:] == ["written", "end"]
+
+
+async def test_an_upstream_that_breaks_off_behind_the_end_broke_nothing() -> None:
+    journey = streamed(chunk("a"), DONE, BROKEN)
+    await journey.run()
+    assert (journey.sink.sent, journey.log[-1]) == (chunk("a") + DONE, "end")
+
+
+class HastyLoop(asyncio.SelectorEventLoop):
+    """An event loop whose time the test can move on."""
+
+    ahead_s = 0.0
+
+    def time(self) -> float:
+        return super().time() + self.ahead_s
+
+    def move_on(self, seconds: float) -> None:
+        self.ahead_s += seconds
+
+
+def test_an_upstream_that_does_not_close_behind_the_end_holds_nobody_up() -> None:
+    async def run(loop: HastyLoop) -> Journey:
+        async def forever() -> bytes:
+            loop.move_on(1.5)
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        journey = streamed(chunk("a"), DONE)
+        read = journey.answer.read
+
+        async def then_hang() -> bytes:
+            return await read() or await forever()
+
+        journey.answer.read = then_hang  # type: ignore[method-assign]
+        await journey.run()
+        return journey
+
+    with asyncio.Runner(loop_factory=HastyLoop) as runner:
+        loop = runner.get_loop()
+        assert isinstance(loop, HastyLoop)
+        journey = runner.run(run(loop))
+    assert (journey.sink.sent, journey.log[-1]) == (chunk("a") + DONE, "end")
+
+
+@pytest.mark.parametrize("steps", [[BROKEN], [chunk("a"), BROKEN], [chunk("a"), chunk("b")[:12], BROKEN]])
+async def test_a_stream_that_breaks_off_fails_behind_its_whole_events(steps: list[Any]) -> None:
+    journey = streamed(*steps)
+    with pytest.raises(UpstreamError) as caught:
+        await journey.run()
+    assert caught.value.code == "upstream_broken"
+    assert journey.sink.sent == (chunk("a") if len(steps) > 1 else b"")
+    assert journey.log[0] == "head 200 open"
+    assert not {"end", "settle"} & set(journey.log)
+
+
+@pytest.mark.parametrize("steps", [[], [chunk("a")], [chunk("a"), b"data: [DO"]])
+async def test_a_stream_that_ends_without_its_end_fails_too(steps: list[Any]) -> None:
+    journey = streamed(*steps)
+    with pytest.raises(UpstreamError) as caught:
+        await journey.run()
+    assert caught.value.code == "upstream_broken"
+    assert "end" not in journey.log
+
+
+@pytest.mark.parametrize(
+    "steps", [[chunk("a"), ERROR, DONE], [chunk("a") + ERROR + DONE], [chunk("a") + ERROR[:20], ERROR[20:] + DONE]]
+)
+async def test_an_error_in_the_stream_is_raised_behind_what_came_before_it_in_words_of_ours(steps: list[bytes]) -> None:
+    journey = streamed(*steps)
+    with pytest.raises(UpstreamError) as caught:
+        await journey.run()
+    assert (caught.value.code, caught.value.message) == ("context_length_exceeded", "too long for [hidden]")
+    assert journey.sink.sent == chunk("a")
+    assert "end" not in journey.log
+
+
+async def test_a_client_that_left_is_noticed_at_the_write() -> None:
+    journey = streamed(chunk("a"), chunk("b"), DONE, fails=1)
+    with pytest.raises(ConnectionResetError):
+        await journey.run()
+    assert journey.log.count("read") == 2
+
+
+# ---- whole answers ----
+
+
+@pytest.mark.parametrize("steps", [[JSON], [JSON[:5], JSON[5:]], [JSON[at : at + 1] for at in range(len(JSON))]])
+async def test_a_whole_answer_goes_out_at_once_after_it_was_settled(steps: list[bytes]) -> None:
+    journey = Journey(BodyMeter(), steps)
+    await journey.run()
+    assert journey.sink.sent == JSON
+    assert [step for step in journey.log if step != "read"] == ["settle", "whole 200 settled"]
+
+
+@pytest.mark.parametrize("steps", [[BROKEN], [JSON[:20], BROKEN], [JSON[:20]], []])
+async def test_of_a_whole_answer_that_was_cut_nothing_goes_out(steps: list[Any]) -> None:
+    journey = Journey(BodyMeter(), steps)
+    with pytest.raises(UpstreamError) as caught:
+        await journey.run()
+    assert caught.value.code == "upstream_broken"
+    assert set(journey.log) == {"read"}
+    assert not journey.sink.head_sent
+
+
+async def test_a_large_answer_goes_out_as_it_comes() -> None:
+    body = b'{"data":"' + b"x" * MOST_WHOLE_BYTES + b'","usage":{"prompt_tokens":1,"total_tokens":1}}'
+    pieces = [body[at : at + 300_000] for at in range(0, len(body), 300_000)]
+    journey = Journey(BodyMeter(), pieces)
+    await journey.run()
+    assert journey.sink.sent == body
+    assert journey.log == [*["read"] * 4, "head 200 open", *WRITE, "read", "settle", "end"]
+
+
+async def test_bytes_that_nobody_reads_pass_as_they_come() -> None:
+    journey = Journey(PassMeter(streams=True), [b"\x00\x01", b"\xff"])
+    await journey.run()
+    assert journey.sink.sent == b"\x00\x01\xff"
+    assert journey.log == ["head 200 open", "read", "first token", *WRITE, "read", *WRITE, "read", "settle", "end"]
+
+
+async def test_an_empty_answer_that_nobody_reads_is_whole() -> None:
+    journey = Journey(PassMeter(streams=False), [])
+    await journey.run()
+    assert journey.log == ["read", "settle", "whole 200 settled"]
+
+
+# ---- deadlines ----
+
+
+async def test_a_stream_is_watched_for_its_first_token_then_for_gaps_and_its_reader_for_stalls() -> None:
+    journey = streamed(ROLE, ROLE, chunk("a"), chunk("b"), DONE)
+    await journey.run()
+    reads = [(stage, at) for what, stage, at in journey.waits if what == "read"]
+    assert [stage for stage, _ in reads] == ["first_token"] * 3 + ["idle"] * 3
+    assert len({at for stage, at in reads if stage == "first_token"}) == 1, "empty deltas do not push it away"
+    assert len({at for stage, at in reads if stage == "idle"}) == 3
+    assert {stage for what, stage, _ in journey.waits if what in ("write", "written", "end")} == {"write_stall"}
+
+
+async def test_a_whole_answer_is_watched_for_gaps() -> None:
+    journey = Journey(BodyMeter(), [JSON[:5], JSON[5:]])
+    await journey.run()
+    assert [stage for what, stage, _ in journey.waits if what == "read"] == ["idle"] * 3
+    assert journey.waits[-1][:2] == ("whole", "write_stall")
+
+
+async def test_bytes_that_nobody_reads_need_no_token() -> None:
+    journey = Journey(PassMeter(streams=True), [b"a", b"b"])
+    await journey.run()
+    assert [stage for what, stage, _ in journey.waits if what == "read"] == ["first_token", "idle", "idle"]

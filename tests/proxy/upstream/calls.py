@@ -1,0 +1,67 @@
+"""Calls through the upstream client, each with a limit on how long a test may hang."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import TypeVar
+
+from proxy.upstream.answer import HttpAnswer
+from proxy.upstream.client import HttpUpstream
+from proxy.upstream.contract import Ask
+from tests.fakes import FakeUpstream
+
+HANG_S = 20.0
+T = TypeVar("T")
+
+
+def ask(
+    body: bytes | AsyncIterator[bytes] = b"{}",
+    *,
+    method: str = "POST",
+    target: str = "/chat/completions",
+    headers: Sequence[tuple[str, str]] = (("x-a", "1"),),
+    connect_s: float = HANG_S,
+) -> Ask:
+    return Ask(method=method, target=target, headers=headers, body=body, connect_timeout_s=connect_s)
+
+
+async def soon(waiting: Awaitable[T]) -> T:
+    """The same, and a failure instead of a test that hangs."""
+    async with asyncio.timeout(HANG_S):
+        return await waiting
+
+
+async def body_of(answer: HttpAnswer) -> bytes:
+    """All of the body; the answer is closed on every way out."""
+    got = bytearray()
+    try:
+        async with asyncio.timeout(HANG_S):
+            while chunk := await answer.read():
+                got += chunk
+    finally:
+        answer.close()
+    return bytes(got)
+
+
+async def fetch(client: HttpUpstream, asked: Ask | None = None) -> tuple[int, bytes]:
+    """One call to its end."""
+    answer = await soon(client.open(asked or ask()))
+    return answer.status, await body_of(answer)
+
+
+@contextlib.asynccontextmanager
+async def client_of(upstream: FakeUpstream | str, **settings: object) -> AsyncIterator[HttpUpstream]:
+    """A client, closed at the end. upstream: the fake one, or a base URL."""
+    base_url = upstream if isinstance(upstream, str) else upstream.url + "/v1"
+    client = HttpUpstream("main", base_url=base_url, **settings)  # type: ignore[arg-type]
+    try:
+        yield client
+    finally:
+        await soon(client.close())
+
+
+async def turns(until: Callable[[], bool]) -> None:
+    """Let the loop turn until a fact holds that nothing announces."""
+    async with asyncio.timeout(HANG_S):
+        while not until():
+            await asyncio.sleep(0)

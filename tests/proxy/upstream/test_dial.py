@@ -1,0 +1,172 @@
+"""TLS to an upstream: its certificate is checked, and what is wrong with it reaches the log and nobody else."""
+
+import asyncio
+import contextlib
+import re
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from proxy.errors import UpstreamError
+from proxy.upstream.resolve import Address
+from tests.proxy.upstream.authority import Authority
+from tests.proxy.upstream.calls import ask, client_of, fetch, soon, turns
+
+
+class Answering(asyncio.Protocol):
+    """Answers every whole request with the same. made: the connections that got through their handshake."""
+
+    def __init__(self, made: list["Answering"]) -> None:
+        self._made = made
+        self._pending = b""
+        self.gone = asyncio.Event()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self._made.append(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._pending += data
+        head, _, body = self._pending.partition(b"\r\n\r\n")
+        length = re.search(rb"content-length: (\d+)", head)
+        if length is None or len(body) < int(length[1]):
+            return
+        self._pending = b""
+        self.transport.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.gone.set()
+
+
+@contextlib.asynccontextmanager
+async def serving(context: ssl.SSLContext) -> AsyncIterator[tuple[int, list[Answering]]]:
+    """A TLS server: its port, and its connections."""
+    made: list[Answering] = []
+    server = await asyncio.get_running_loop().create_server(lambda: Answering(made), "127.0.0.1", 0, ssl=context)
+    try:
+        yield server.sockets[0].getsockname()[1], made
+    finally:
+        server.close()
+        for connection in made:
+            connection.transport.abort()
+            await soon(connection.gone.wait())
+
+
+async def loopback(host: str, port: int) -> tuple[Address, ...]:
+    """Every name is this machine."""
+    return ((socket.AF_INET, ("127.0.0.1", port)),)
+
+
+async def test_a_certificate_of_a_trusted_authority_passes_and_its_connection_is_kept(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    context = authority.serving("DNS:model.test")
+    asked: list[str | None] = []
+    context.sni_callback = lambda _, name, __: asked.append(name)
+    async with serving(context) as (port, made):
+        async with client_of(f"https://model.test:{port}/v1", tls=authority.trusting(), lookup=loopback) as client:
+            for _ in range(3):
+                assert await fetch(client) == (200, b"ok")
+            assert await fetch(client, ask(b"x" * 1_000_000)) == (200, b"ok")
+            assert len(made) == 1
+    assert asked == ["model.test"]
+
+
+async def test_the_system_s_authorities_are_trusted_and_http_1_1_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = Authority(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.certificate))
+    async with serving(authority.serving("IP:127.0.0.1")) as (port, made), client_of(f"https://127.0.0.1:{port}/v1") as client:
+        assert await fetch(client) == (200, b"ok")
+        assert made[0].transport.get_extra_info("ssl_object").selected_alpn_protocol() == "http/1.1"
+
+
+REFUSED = {
+    "another name": ("DNS:other.test", {}),
+    "a name that only ends alike": ("DNS:evil-model.test", {}),
+    "an expired certificate": ("DNS:model.test", {"expired": True}),
+    "a self-signed certificate": ("DNS:model.test", {"self_signed": True}),
+}
+
+
+@pytest.mark.parametrize(("name", "flaw"), REFUSED.values(), ids=REFUSED.keys())
+async def test_a_certificate_that_proves_nothing_is_refused_before_a_byte_is_sent(
+    tmp_path: Path, name: str, flaw: dict[str, bool]
+) -> None:
+    authority = Authority(tmp_path)
+    async with serving(authority.serving(name, **flaw)) as (port, made):
+        async with client_of(f"https://model.test:{port}/v1", tls=authority.trusting(), lookup=loopback) as client:
+            with pytest.raises(UpstreamError) as caught:
+                await fetch(client)
+            assert "idle=0 busy=0 dialing=0" in repr(client)
+        assert all(not connection.transport.get_extra_info("peercert") for connection in made)
+    error = caught.value
+    assert (error.code, error.status, error.sent) == ("upstream_unreachable", 502, False)
+    assert error.detail == "SSLCertVerificationError: CERTIFICATE_VERIFY_FAILED"
+    assert not re.search(r"model|other|test|127", error.message)
+
+
+async def test_a_server_that_speaks_no_tls_is_unreachable() -> None:
+    made: list[Answering] = []
+    server = await asyncio.get_running_loop().create_server(lambda: Answering(made), "127.0.0.1", 0)
+    async with client_of(f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}") as client:
+        with pytest.raises(UpstreamError) as caught:
+            await fetch(client)
+    server.close()
+    for connection in made:
+        connection.transport.abort()
+        await soon(connection.gone.wait())
+    assert (caught.value.code, caught.value.sent) == ("upstream_unreachable", False)
+
+
+async def test_the_connect_deadline_covers_the_handshake() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        async with client_of(f"https://127.0.0.1:{silent.getsockname()[1]}") as client:
+            with pytest.raises(UpstreamError) as caught:
+                await soon(client.open(ask(connect_s=0.05)))
+            assert "idle=0 busy=0 dialing=0" in repr(client)
+    assert (caught.value.code, caught.value.sent) == ("upstream_timeout", False)
+
+
+async def test_the_connect_deadline_covers_the_look_up() -> None:
+    async def never(host: str, port: int) -> tuple[Address, ...]:
+        await asyncio.Event().wait()
+        return ()
+
+    async with client_of("http://model.test", lookup=never) as client:
+        with pytest.raises(UpstreamError) as caught:
+            await soon(client.open(ask(connect_s=0.01)))
+    assert (caught.value.code, caught.value.sent) == ("upstream_timeout", False)
+
+
+@pytest.mark.parametrize("host", ["nowhere.test", "a..b", "x" * 70 + ".test"])
+async def test_a_name_that_does_not_resolve_is_unreachable(host: str) -> None:
+    async def unknown(host: str, port: int) -> tuple[Address, ...]:
+        host.encode("idna")
+        raise socket.gaierror(-2, f"{host} is not known")
+
+    async with client_of(f"http://{host}", lookup=unknown) as client:
+        with pytest.raises(UpstreamError) as caught:
+            await soon(client.open(ask()))
+    assert (caught.value.code, caught.value.sent) == ("upstream_unreachable", False)
+    assert host not in f"{caught.value.message} {caught.value.detail}"
+
+
+async def test_a_call_that_is_cancelled_in_the_handshake_leaves_no_connection(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    async with serving(authority.serving("DNS:model.test")) as (port, _):
+        async with client_of(f"https://model.test:{port}/v1", tls=authority.trusting(), lookup=loopback) as client:
+            await fetch(client)
+            await client.close()
+        for turns_before in range(40):
+            async with client_of(f"https://model.test:{port}/v1", tls=authority.trusting(), lookup=loopback) as client:
+                call = asyncio.ensure_future(fetch(client))
+                for _ in range(turns_before):
+                    await asyncio.sleep(0)
+                call.cancel()
+                await asyncio.wait([call])
+                await turns(lambda client=client: "unused" in repr(client) or "busy=0 dialing=0" in repr(client))  # type: ignore[misc]
