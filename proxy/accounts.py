@@ -1,4 +1,10 @@
-"""What is said of an ended call: one log line, one set of metrics. The observer that the pipeline tells."""
+"""What is said of an ended call: one log line, one set of metrics. The observer that the pipeline tells.
+
+Ended calls are gathered for some milliseconds and told of together: no client waits for it, and work of one kind in a row costs half of
+what it costs between calls. The rule a reader could break: whoever shows metrics or closes the log calls `tell` first.
+"""
+
+import asyncio
 
 from proxy.errors import UpstreamError
 from proxy.telemetry.faults import report
@@ -6,15 +12,33 @@ from proxy.telemetry.logs import Log
 from proxy.telemetry.metrics import Metrics
 from proxy.trip import Trip
 
+_GATHER_S = 0.01
+
 
 class Accounts:
     """Tells the log and the metrics. Nothing here can fail a call: it is over when this hears of it."""
 
-    def __init__(self, *, log: Log, metrics: Metrics) -> None:
+    def __init__(self, *, log: Log, metrics: Metrics, loop: asyncio.AbstractEventLoop) -> None:
         self._log = log
         self._metrics = metrics
+        self._loop = loop
+        self._ended: list[Trip] = []
 
     def finished(self, trip: Trip) -> None:
+        if not self._ended:
+            self._loop.call_later(_GATHER_S, self.tell)
+        self._ended.append(trip)
+
+    def tell(self) -> None:
+        """Tell of every call that has ended by now."""
+        ended, self._ended = self._ended, []
+        for trip in ended:
+            try:
+                self._tell(trip)
+            except Exception as error:  # a last line of defence: the call is over and settled, and the next one must be told of
+                self.fault(error, trip.call.id)
+
+    def _tell(self, trip: Trip) -> None:
         call, outcome, metrics = trip.call, trip.outcome(), self._metrics
         self._log.call_finished(
             call,
@@ -26,7 +50,8 @@ class Accounts:
         )
         metrics.call_finished(call, outcome, settle_ms=trip.settle_ms)
         for balance in trip.balances:
-            metrics.budget_settled(balance)
+            if balance.window is not None:
+                metrics.budget_settled(balance)
         if trip.meter is not None and trip.meter.nonsense:
             metrics.usage_mismatch.inc()
         if isinstance(trip.error, UpstreamError):

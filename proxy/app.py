@@ -80,7 +80,7 @@ class App:
             count=lambda kind, result: self.metrics.pages.child(kind, result).inc(),
             random=chance,
         )
-        accounts = Accounts(log=log, metrics=self.metrics)
+        accounts = self.accounts = Accounts(log=log, metrics=self.metrics, loop=loop)
         pseudonym = f"tollhouse-{chance(4).hex()}"
         self.settlement = Settlement(tokenizer=self.tokenizer, notify=self.pager.notify)
         self.pipeline = Pipeline(
@@ -107,6 +107,7 @@ class App:
             policies=lambda: shelf.current,
             token=settings.admin_token,
         )
+        self.metrics.before_render(self.accounts.tell)
         self.metrics.before_render(self._collect)
 
     def __repr__(self) -> str:
@@ -177,6 +178,7 @@ class App:
     async def _stop(self) -> None:
         await self.edge.close()
         await self.settlement.finish()
+        self.accounts.tell()
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)

@@ -68,7 +68,7 @@ class Edge:
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         sink = HttpSink(request, date=self._now())
-        arrival = HttpArrival(request, loopback=is_loopback(request.transport))
+        arrival = HttpArrival(request, loopback=cast(_Connection, request.protocol).loopback)
 
         async def fail(trip: Trip, error: ProxyError) -> None:
             await self.fail(trip, error, sink)
@@ -129,10 +129,15 @@ def is_loopback(transport: asyncio.BaseTransport | None) -> bool:
 class _Connection(RequestHandler):
     """aiohttp's connection, with error pages of ours (its own quote what the client sent) and a deadline for the head (it has none).
 
-    head_since: loop time at which the head that is being read began, None between heads.
+    head_since: loop time at which the head that is being read began, None between heads. loopback: the peer is this machine.
     """
 
     head_since: float | None = None
+    loopback = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.loopback = is_loopback(transport)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)

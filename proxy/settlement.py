@@ -72,7 +72,7 @@ class Settlement:
         began_ns = trip.now_ns()
         balances = trip.balances = await trip.reservation.settle(used)
         trip.settle_ms = (trip.now_ns() - began_ns) / 1e6
-        notices = [notice for balance in balances for notice in plan.notices(balance)]
+        notices = [notice for balance in balances if balance.window is not None for notice in plan.notices(balance)]
         if notices:
             self._notify(notices)
 

@@ -14,7 +14,6 @@ from proxy.telemetry.trace import Trace
 from proxy.wire.inputs import NO_INPUTS, Inputs
 from proxy.wire.meter import Meter
 
-
 _NOTHING = Usage()
 
 
@@ -90,6 +89,7 @@ class Trip:
     admitted_ns: int | None = None
     first_byte_ns: int | None = None
     first_token_ns: int | None = None
+    ended_ns: int = 0
 
     def failed(self, error: ProxyError) -> None:
         """Note how the call ended, and by whose fault."""
@@ -114,7 +114,7 @@ class Trip:
         return tuple(s for s in (config.api_key, config.base_url, host, host.rpartition(":")[0]) if s)
 
     def outcome(self) -> Outcome:
-        """How it ended, once and for all."""
+        """How it ended, once and for all. For when `ended_ns` is known."""
         error = self.error
         return Outcome(
             ending=self.ending,
@@ -129,7 +129,7 @@ class Trip:
             admit_ms=self._ms(self.admitted_ns),
             first_byte_ms=self._ms(self.first_byte_ns),
             first_token_ms=self._ms(self.first_token_ns),
-            total_ms=(self.now_ns() - self.started_ns) / 1e6,
+            total_ms=(self.ended_ns - self.started_ns) / 1e6,
             upstream_request_id=self.upstream_request_id,
         )
 

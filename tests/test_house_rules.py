@@ -20,7 +20,16 @@ VALUES = (*BASE, "proxy.wire", "proxy.policy")
 PARTS = (*VALUES, "proxy.state", "proxy.upstream.contract", "proxy.telemetry")
 STEPS = ("proxy.trip", "proxy.admission", "proxy.dispatch", "proxy.relay", "proxy.settlement", "proxy.accounts", "proxy.pipeline")
 AIDS = ("proxy.deadlines", "proxy.tokens", "proxy.encodings", "proxy.counting", "proxy.allowance")
-EDGES = ("proxy.edge", "proxy.admin", "proxy.pager", "proxy.lane", "proxy.page", "proxy.sinks", "proxy.courier")
+EDGES = (
+    "proxy.edge",
+    "proxy.client_socket",
+    "proxy.admin",
+    "proxy.pager",
+    "proxy.lane",
+    "proxy.page",
+    "proxy.sinks",
+    "proxy.courier",
+)
 
 # What of the house a module may import beside its own package: the longest name that fits decides. "proxy" alone is the version.
 MAY: Mapping[str, tuple[str, ...]] = {
@@ -45,8 +54,8 @@ MAY: Mapping[str, tuple[str, ...]] = {
 
 # Libraries, and who may know them. Every other one is for nobody.
 LIBRARIES: Mapping[str, tuple[str, ...]] = {
-    "aiohttp": ("proxy.edge", "proxy.admin", "proxy.courier", "proxy.pretend", "proxy.commands.demo"),
-    "multidict": ("proxy.edge",),
+    "aiohttp": ("proxy.edge", "proxy.client_socket", "proxy.admin", "proxy.courier", "proxy.pretend", "proxy.commands.demo"),
+    "multidict": ("proxy.edge", "proxy.client_socket"),
     "orjson": ("proxy.wire", "proxy.telemetry", "proxy.sinks", "proxy.admin", "proxy.pretend", "proxy.commands.demo"),
     "yaml": ("proxy.policy",),
     "httptools": ("proxy.upstream",),

@@ -136,7 +136,7 @@ class BodyMeter(_Reading):
             return b""
         body = bytes(self._held)
         answer = _parsed(body)
-        if isinstance(answer, Mapping):
+        if isinstance(answer, dict):
             self._told(answer.get("usage"))
             self.model = answer["model"] if isinstance(answer.get("model"), str) else None
             self.unfinished = answer.get("status") in ("queued", "in_progress")
@@ -174,7 +174,7 @@ def _texts(answer: Mapping[str, Any]) -> Iterator[Any]:
     """Every piece of generated text in a whole answer of chat, completions or responses."""
     for choice in _objects(answer.get("choices")):
         message = choice.get("message")
-        for holder in (choice, message if isinstance(message, Mapping) else {}):
+        for holder in (choice, message if isinstance(message, dict) else {}):
             yield from _pieces(holder)
     for item in _objects(answer.get("output")):
         yield item.get("arguments")
@@ -195,13 +195,13 @@ def _called(value: Any) -> Iterator[Any]:
     """Names and arguments of tool calls, of the one call of old, and the words of what was spoken."""
     for said in _objects(value if isinstance(value, list) else [value]):
         function = said.get("function")
-        named = function if isinstance(function, Mapping) else said
+        named = function if isinstance(function, dict) else said
         yield from (named.get("name"), named.get("arguments"), said.get("transcript"))
 
 
 def _objects(value: Any) -> Iterator[Mapping[str, Any]]:
     if isinstance(value, list):
-        yield from (item for item in value if isinstance(item, Mapping))
+        yield from (item for item in value if isinstance(item, dict))
 
 
 class StreamMeter(_Reading):
@@ -296,7 +296,7 @@ class StreamMeter(_Reading):
         elif kind.endswith(".partial_image"):
             self.first_token = True
         response = said.get("response")
-        if isinstance(response, Mapping):
+        if isinstance(response, dict):
             if self.model is None and isinstance(response.get("model"), str):
                 self.model = response["model"]
             if kind in _TERMINAL:

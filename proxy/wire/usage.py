@@ -20,7 +20,7 @@ def count(value: Any) -> int | None:
 
 def read_usage(block: Any) -> Usage | None:
     """The usage in a `usage` object of chat, completions, responses or embeddings. None when it says nothing that makes sense."""
-    if not isinstance(block, Mapping):
+    if not isinstance(block, dict):
         return None
     told = count(_first(block, "prompt_tokens", "input_tokens"))
     if told is None:
@@ -28,21 +28,25 @@ def read_usage(block: Any) -> Usage | None:
     written = _written(block, told)
     if written is None:
         return None
-    usage = Usage(told, written)
     inputs = _details(block, "prompt_tokens_details", "input_tokens_details")
-    if inputs:
-        usage = usage._replace(
-            cached_tokens=min(count(inputs.get("cached_tokens")) or 0, told),
-            cache_write_tokens=min(count(inputs.get("cache_write_tokens")) or 0, told),
-            audio_input_tokens=min(count(inputs.get("audio_tokens")) or 0, told),
-        )
     outputs = _details(block, "completion_tokens_details", "output_tokens_details")
-    if outputs:
-        usage = usage._replace(
-            audio_output_tokens=min(count(outputs.get("audio_tokens")) or 0, written),
-            reasoning_tokens=min(count(outputs.get("reasoning_tokens")) or 0, written),
-        )
-    return usage
+    return Usage(
+        told,
+        written,
+        _part(inputs, "cached_tokens", told),
+        _part(inputs, "cache_write_tokens", told),
+        _part(inputs, "audio_tokens", told),
+        _part(outputs, "audio_tokens", written),
+        _part(outputs, "reasoning_tokens", written),
+    )
+
+
+def _part(details: Mapping[str, Any], name: str, whole: int) -> int:
+    """One subset of a total: never more than the total, and nothing where it makes no sense."""
+    value = details.get(name)
+    if type(value) is not int or value <= 0 or value >= _ABSURD:
+        return 0
+    return value if value < whole else whole
 
 
 def _written(block: Mapping[str, Any], told: int) -> int | None:
@@ -66,6 +70,6 @@ def _first(block: Mapping[str, Any], *names: str) -> Any:
 def _details(block: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
     for name in names:
         details = block.get(name)
-        if isinstance(details, Mapping):
+        if isinstance(details, dict):
             return details
     return _NO_DETAILS

@@ -83,6 +83,7 @@ async def test_an_idle_process_stops_at_once_and_starts_again_on_its_state(tmp_p
         text = policy("- {name: purse, max_tokens: {cap: 1000}, budget: {usd: 0.003, per: month, when_spent: reject}}")
         async with Serving(tmp_path, text, upstream=upstream.url + "/v1") as proxy, proxy.client() as app:
             await app.chat.completions.create(**CHAT)
+            await proxy.logged("call.finished")
             proxy.terminate()
             assert await proxy.ended() == 0
         assert [line["event"] for line in proxy.lines()][-2:] == ["server.draining", "server.stopped"]

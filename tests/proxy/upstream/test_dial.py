@@ -43,10 +43,10 @@ class Answering(asyncio.Protocol):
 
 
 @contextlib.asynccontextmanager
-async def serving(context: ssl.SSLContext) -> AsyncIterator[tuple[int, list[Answering]]]:
-    """A TLS server: its port, and its connections."""
+async def serving(context: ssl.SSLContext | None, kind: type[Answering] = Answering) -> AsyncIterator[tuple[int, list[Answering]]]:
+    """A server: its port, and its connections."""
     made: list[Answering] = []
-    server = await asyncio.get_running_loop().create_server(lambda: Answering(made), "127.0.0.1", 0, ssl=context)
+    server = await asyncio.get_running_loop().create_server(lambda: kind(made), "127.0.0.1", 0, ssl=context)
     try:
         yield server.sockets[0].getsockname()[1], made
     finally:
@@ -110,16 +110,17 @@ async def test_a_certificate_that_proves_nothing_is_refused_before_a_byte_is_sen
     assert not re.search(r"model|other|test|127", error.message)
 
 
+class Plain(Answering):
+    """Says the same in plain HTTP to whatever comes."""
+
+    def data_received(self, data: bytes) -> None:
+        self.transport.write(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n")
+
+
 async def test_a_server_that_speaks_no_tls_is_unreachable() -> None:
-    made: list[Answering] = []
-    server = await asyncio.get_running_loop().create_server(lambda: Answering(made), "127.0.0.1", 0)
-    async with client_of(f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}") as client:
+    async with serving(None, Plain) as (port, _), client_of(f"https://127.0.0.1:{port}") as client:
         with pytest.raises(UpstreamError) as caught:
             await fetch(client)
-    server.close()
-    for connection in made:
-        connection.transport.abort()
-        await soon(connection.gone.wait())
     assert (caught.value.code, caught.value.sent) == ("upstream_unreachable", False)
 
 

@@ -5,13 +5,15 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from proxy.call import Call, Surface
 from proxy.errors import InvalidCall
 from proxy.wire.body import MOST_CAP, ask_for_usage, check, parse, patched, shape
 from proxy.wire.surfaces import SURFACES
+
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no failure
 
 BY_NAME: dict[str, Surface] = {surface.name: surface for surface in SURFACES}
 SOUND: dict[str, dict[str, Any]] = {
@@ -369,7 +371,7 @@ VALUES = st.recursive(
 EDITS = st.dictionaries(st.sampled_from(FIELDS), st.sampled_from([7, "gpt-é", None, {"include_usage": True}, [1]]), max_size=4)
 
 
-@settings(deadline=None, max_examples=500)
+@settings(PATIENT, max_examples=500)
 @given(members=members_of(VALUES), space=SPACE, around=SPACE, edits=EDITS)
 def test_any_body_in_any_spelling_keeps_every_byte_but_those_of_the_fields_that_were_set(
     members: list[tuple[str, int, bytes]], space: bytes, around: bytes, edits: dict[str, Any]
@@ -384,7 +386,7 @@ def test_any_body_in_any_spelling_keeps_every_byte_but_those_of_the_fields_that_
     assert sent == around + object_of(kept, space).replace(b"{", b"{" + inserted, 1) + around
 
 
-@settings(deadline=None, max_examples=300)
+@settings(PATIENT, max_examples=300)
 @given(members=st.lists(st.tuples(NAMES, st.integers(0, 2), VALUES), max_size=6), space=SPACE)
 def test_a_body_parses_as_the_standard_library_reads_it_or_names_the_field_that_stands_twice(
     members: list[tuple[str, int, bytes]], space: bytes

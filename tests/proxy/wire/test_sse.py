@@ -4,11 +4,13 @@ import re
 from collections.abc import Iterable, Iterator
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from openai._streaming import SSEDecoder
 
 from proxy.wire.sse import LATE_LF, Splitter, data_of
+
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no failure
 
 BOM = b"\xef\xbb\xbf"
 CHAT = [
@@ -94,7 +96,7 @@ def test_a_stream_that_comes_byte_by_byte_keeps_its_bytes_and_its_events(stream:
     assert read(events) == read(split([stream])[0]) == standard(stream)
 
 
-@settings(deadline=None, max_examples=500)
+@settings(PATIENT, max_examples=500)
 @given(stream=STREAMS, sizes=st.lists(st.integers(0, 7), max_size=60))
 @example(stream=b"data: x\r\n\r\n\ndata: y\n\n", sizes=[10])
 def test_no_chunking_changes_the_bytes_or_the_events(stream: bytes, sizes: list[int]) -> None:
@@ -103,7 +105,7 @@ def test_no_chunking_changes_the_bytes_or_the_events(stream: bytes, sizes: list[
     assert read(events) == read(split([stream])[0])
 
 
-@settings(deadline=None, max_examples=500)
+@settings(PATIENT, max_examples=500)
 @given(stream=STREAMS.map(lambda stream: stream.replace(BOM, b"")), bom=st.booleans())
 def test_the_data_of_events_is_what_the_standard_says(stream: bytes, bom: bool) -> None:
     stream = BOM + stream if bom else stream

@@ -1,12 +1,14 @@
 """A path has one spelling. Every surface is found by it; every other one is not found, so nothing gets round a meter."""
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from proxy.call import Surface
 from proxy.errors import InvalidCall
 from proxy.wire.surfaces import ROOT, SURFACES, canonical, surface_of
+
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no failure
 
 CHAT = "/v1/chat/completions"
 METERED = [surface.path for surface in SURFACES if surface.metered]
@@ -176,7 +178,7 @@ SEGMENTS = st.lists(
 ).map("".join)
 
 
-@settings(deadline=None, max_examples=500)
+@settings(PATIENT, max_examples=500)
 @given(SEGMENTS)
 @example("/v1/chat/completions%20")
 def test_a_path_that_is_accepted_means_to_an_upstream_what_it_means_to_us(target: str) -> None:
