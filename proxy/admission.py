@@ -113,8 +113,11 @@ class Admission:
         if isinstance(held, Denial):
             trip.balances = (held.balance,)
             raise _refusal(held)
-        for denial in held.shadowed:
-            self.observer.would_refuse(denial.charge.limit.policy, denial.charge.limit.clause)
+        if held.shadowed:  # alarms are among them: those were never going to refuse
+            shadowed = {(clause.policy, clause.clause) for clause, shadow in plan.charges if shadow}
+            for denial in held.shadowed:
+                if (denial.charge.limit.policy, denial.charge.limit.clause) in shadowed:
+                    self.observer.would_refuse(denial.charge.limit.policy, denial.charge.limit.clause)
         trip.reservation = held
 
 

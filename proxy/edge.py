@@ -19,6 +19,7 @@ from proxy.pipeline import Pipeline, response_headers
 from proxy.relay import Sink
 from proxy.trip import Trip
 from proxy.wire.failure import public_body, stream_event
+from proxy.wire.meter import StreamMeter
 
 KEEPALIVE_S = 75.0
 BACKLOG = 4096  # a burst that overflows the backlog waits for SYN retries of seconds
@@ -94,11 +95,10 @@ class Edge:
                 headers["connection"] = "close"
             await sink.whole(error.status, headers, public_body(error))
             return
-        surface = trip.call.surface.name
-        if trip.meter is None or not trip.meter.streams or surface == "unmetered" or error.code == "client_stalled":
+        if not isinstance(trip.meter, StreamMeter) or error.code == "client_stalled":
             sink.abort()
             return
-        await sink.write(stream_event(surface, error, sequence=trip.meter.sequence + 1))
+        await sink.write(stream_event(trip.call.surface.name, error, sequence=trip.meter.sequence + 1))
         await sink.end()
 
 

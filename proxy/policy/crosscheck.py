@@ -36,7 +36,10 @@ def names_under(reading: Reading, section: str) -> tuple[str, ...]:
 def _check_upstreams(reading: Reading, *, upstream_given: bool) -> None:
     named = names_under(reading, "upstreams")
     if ("upstreams",) not in reading.places and not upstream_given:
-        reading.wrong((), 'missing key "upstreams": the settings name no upstream either (TOLLHOUSE_UPSTREAM)')
+        reading.wrong(
+            (),
+            'missing key "upstreams": the settings name no upstream either (OPENAI_API_KEY, TOLLHOUSE_UPSTREAM, or --pretend for a try)',
+        )
     if len(named) > 1 and ("routes",) not in reading.places:
         reading.wrong((), f'missing key "routes": there are {len(named)} upstreams, and nothing says which takes a call')
     known = named or (("default",) if upstream_given else ())

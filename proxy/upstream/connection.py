@@ -64,6 +64,7 @@ class Connection(asyncio.Protocol):
         "_head_bytes",
         "_keep",
         "_loop",
+        "_made",
         "_owner",
         "_parser",
         "_plain",
@@ -88,6 +89,7 @@ class Connection(asyncio.Protocol):
         self._answer: HttpAnswer | None = None
         self._write_waiter: asyncio.Future[None] | None = None
         self._writing_paused = False
+        self._made = False
         self._requests = 0
         self.born_at = self.expires_at = 0.0
         self.idle_s: float | None = None
@@ -191,6 +193,12 @@ class Connection(asyncio.Protocol):
         if self._parser is not None:
             self._transport.abort()
 
+    def abandon(self) -> None:
+        """Whoever made it gave up. A loop may go on with a handshake that was cancelled; its end is then the connection's too."""
+        self._parser = None
+        if self._made:
+            self._transport.abort()
+
     # ── for the answer ───────────────────────────────────────────────────────────────────────────────────────────────
 
     def go_on(self) -> None:
@@ -210,6 +218,9 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self._made = True
+        if self._parser is None:
+            self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
         answer, parser = self._answer, self._parser

@@ -40,14 +40,16 @@ class Dialer:
         try:
             if self._tunnel is not None:
                 await self._tunnel.open(sock, self._heads.host, self._heads.port)
-            _, connection = await loop.create_connection(
-                lambda: Connection(owner, sock=sock, plain=tls is None, loop=loop),
-                sock=sock,
-                ssl=tls,
-                server_hostname=self._heads.host if tls is not None else None,
-            )
         except BaseException:
             sock.close()
+            raise
+        # From here on the loop owns the socket, also when the next step fails: closing it here could close another that got its number.
+        connection = Connection(owner, sock=sock, plain=tls is None, loop=loop)
+        name = self._heads.host if tls is not None else None
+        try:
+            await loop.create_connection(lambda: connection, sock=sock, ssl=tls, server_hostname=name)
+        except BaseException:
+            connection.abandon()
             raise
         return connection
 

@@ -11,6 +11,7 @@ import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Self
 from urllib.parse import unquote, urlsplit
 
 _MOST_BYTES = 16 << 10
@@ -44,20 +45,32 @@ class Tunnel:
             raise ConnectionRefusedError("the proxy refused CONNECT")
 
 
-def tunnel_for(base_url: str, env: Mapping[str, str]) -> Tunnel | None:
-    """What HTTPS_PROXY and NO_PROXY (or in lower case) say about a base URL. Errors: ValueError for a proxy that is not http://."""
-    target = urlsplit(base_url)
-    proxy = env.get("https_proxy") or env.get("HTTPS_PROXY")
-    if target.scheme != "https" or not proxy or _exempt(target.hostname or "", env.get("no_proxy") or env.get("NO_PROXY") or ""):
-        return None
-    parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-    if parts.scheme != "http" or not parts.hostname:
-        raise ValueError("HTTPS_PROXY: expected http://HOST:PORT")
-    authorization = None
-    if parts.username is not None:
-        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        authorization = "Basic " + base64.b64encode(pair.encode()).decode("ascii")
-    return Tunnel(parts.hostname, parts.port or 80, authorization)
+@dataclass(frozen=True, slots=True)
+class Proxies:
+    """What an environment says. tunnel: HTTPS_PROXY, None for none; exempt: NO_PROXY, as it stands there."""
+
+    tunnel: Tunnel | None = None
+    exempt: str = ""
+
+    @classmethod
+    def of(cls, env: Mapping[str, str]) -> Self:
+        """Read HTTPS_PROXY and NO_PROXY; in lower case they win. Errors: ValueError for a proxy that is not http://."""
+        proxy = env.get("https_proxy") or env.get("HTTPS_PROXY")
+        if not proxy:
+            return cls()
+        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+        if parts.scheme != "http" or not parts.hostname:
+            raise ValueError("HTTPS_PROXY: expected http://HOST:PORT")
+        authorization = None
+        if parts.username is not None:
+            pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+            authorization = "Basic " + base64.b64encode(pair.encode()).decode("ascii")
+        return cls(Tunnel(parts.hostname, parts.port or 80, authorization), env.get("no_proxy") or env.get("NO_PROXY") or "")
+
+    def towards(self, base_url: str) -> Tunnel | None:
+        """The way to an upstream, None for the direct one."""
+        parts = urlsplit(base_url)
+        return None if parts.scheme != "https" or _exempt(parts.hostname or "", self.exempt) else self.tunnel
 
 
 def _exempt(host: str, listed: str) -> bool:

@@ -60,24 +60,30 @@ _MASKS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 
 def public_body(error: ProxyError) -> bytes:
     """The JSON body a client sees: four keys, always."""
-    return orjson.dumps({"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}})
+    return orjson.dumps({"error": _public(error)})
 
 
 def stream_event(surface: str, error: ProxyError, *, sequence: int) -> bytes:
     """The last event of a stream that broke: the form on which the official SDKs raise. No `[DONE]` may follow it.
 
-    sequence: the number after the last `sequence_number` seen, for Responses. Source: facts on the OpenAI API, section 9.
+    sequence: the number after the last `sequence_number` seen, for Responses. Its own event is flat, and the Python SDK hands a flat one
+    to the app like any other; it raises where `error` stands in it too. Source: facts on the OpenAI API, section 9.
     """
     if surface == "responses":
-        flat = {
+        event = {
             "type": "error",
             "code": error.code,
             "message": error.message,
             "param": error.param,
             "sequence_number": sequence,
+            "error": _public(error),
         }
-        return b"event: error\ndata: " + orjson.dumps(flat) + b"\n\n"
+        return b"event: error\ndata: " + orjson.dumps(event) + b"\n\n"
     return b"data: " + public_body(error) + b"\n\n"
+
+
+def _public(error: ProxyError) -> dict[str, str | None]:
+    return {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
 
 
 def masked(text: str, secrets: Sequence[str]) -> str:

@@ -111,7 +111,6 @@ async def test_a_chat_stream_that_breaks_raises_in_the_app(tmp_path: Path) -> No
     assert raised == {name: (openai.APIError, code) for name, (_, code) in BREAKS.items()}
 
 
-@pytest.mark.xfail(strict=True, reason="the Python client yields a flat error event; it raises where the event also has `error`")
 async def test_a_responses_stream_that_breaks_raises_in_the_app(tmp_path: Path) -> None:
     async with FakeUpstream() as upstream:
         upstream.queue(sse_answer(RESPONSES_STREAM, cut_after=2))

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from proxy.errors import UpstreamError
-from proxy.upstream.tunnel import Tunnel, tunnel_for
+from proxy.upstream.tunnel import Proxies, Tunnel
 from tests.proxy.upstream.authority import Authority
 from tests.proxy.upstream.calls import ask, client_of, fetch, soon
 from tests.proxy.upstream.test_dial import loopback, serving
@@ -121,10 +121,10 @@ CHOICES = [
 def test_the_environment_says_which_upstreams_are_reached_through_a_proxy(
     base_url: str, env: dict[str, str], expected: Tunnel | None
 ) -> None:
-    assert tunnel_for(base_url, env) == expected
+    assert Proxies.of(env).towards(base_url) == expected
 
 
-@pytest.mark.parametrize("proxy", ["https://proxy.test", "socks5://proxy.test", "http://"])
+@pytest.mark.parametrize("proxy", ["https://proxy.test", "socks5://proxy.test", "http://", "http://proxy.test:port"])
 def test_a_proxy_of_another_kind_is_a_mistake(proxy: str) -> None:
     with pytest.raises(ValueError, match="HTTPS_PROXY"):
-        tunnel_for("https://api.test", {"HTTPS_PROXY": proxy})
+        Proxies.of({"HTTPS_PROXY": proxy})

@@ -270,6 +270,7 @@ def test_a_broken_responses_stream_ends_with_the_error_event_of_that_api() -> No
         "message": BROKEN.message,
         "param": "x",
         "sequence_number": 7,
+        "error": {"message": BROKEN.message, "type": "upstream_error", "param": "x", "code": "upstream_broken"},
     }
 
 
