@@ -20,7 +20,7 @@ from proxy.tokens import Tokenizer
 from proxy.trip import Arrival, Observer, Trip
 from proxy.wire import body
 from proxy.wire.headers import presented_key, refuse_ambiguous
-from proxy.wire.inputs import inputs
+from proxy.wire.inputs import hides_input
 from proxy.wire.surfaces import PASSTHROUGH, ROOT, canonical, surface_of
 
 # What a model reads at most, when a call hides input from us and the price table does not know the model.
@@ -63,7 +63,6 @@ class Admission:
         plan = trip.plan = trip.set.plan(call.principal, call.path, call.model)
         self._shape(call, plan)
         if call.fields is not None:
-            trip.inputs = inputs(call.surface.name, call.fields)
             _price(trip, call)
             body.ask_for_usage(call)
 
@@ -105,7 +104,7 @@ class Admission:
         assert plan is not None
         held = await self.store.reserve(_charges(call, plan))
         if isinstance(held, Denial) and held.charge.limit.unit in (Unit.TOKENS, Unit.NANOUSD) and call.fields is not None:
-            counted = await count_input(call, trip.inputs, self.tokenizer)
+            counted = await count_input(call, self.tokenizer)
             likely = counted.tokens + counted.tokens // 32 + 16  # framing is not published to the token, so a little on top
             if counted.exact and likely < call.input_bound:
                 call.input_bound = likely
@@ -149,7 +148,7 @@ def _price(trip: Trip, call: Call) -> None:
             policy="prices",
             clause="unknown",
         )
-    if trip.inputs.hidden:
+    if call.fields is None or hides_input(call.surface.name, call.fields):
         known = policies.prices.context(call.model) if call.model is not None else None
         call.input_bound = max(call.input_bound, known or MOST_CONTEXT)
 

@@ -43,6 +43,7 @@ from proxy.telemetry.logs import Log
 from proxy.telemetry.metrics import Metrics
 from proxy.tokens import Tokenizer
 from proxy.upstream.client import HttpUpstream
+from proxy.upstream.tunnel import Proxies
 from proxy.wire.surfaces import PASSTHROUGH, SURFACES
 
 LOOK_S = 1.0  # how often the policy file and the secrets it names are looked at
@@ -54,7 +55,9 @@ _DEFAULT = Path(__file__).parent.parent / "policies" / "default.yaml"
 class App:
     """One running proxy."""
 
-    def __init__(self, settings: Settings, *, shelf: Shelf, log: Log, store: SqliteStore, pretend: Pretend | None) -> None:
+    def __init__(
+        self, settings: Settings, *, shelf: Shelf, log: Log, store: SqliteStore, pretend: Pretend | None, proxies: Proxies
+    ) -> None:
         loop = asyncio.get_running_loop()
         self.data_address = self.admin_address = ("", 0)
         self._background: list[asyncio.Task[None]] = []
@@ -70,6 +73,7 @@ class App:
         )
         self.tokenizer = Tokenizer(on_fault=lambda said: log.event("tokens.unavailable", level="error", where=said))
         self.sweep = Sweep(loop)
+        self.proxies = proxies
         self.upstreams: dict[tuple[str, str], HttpUpstream] = {}
         self.courier = Courier(self.clock)
         self.pager = Pager(
@@ -116,6 +120,10 @@ class App:
     @classmethod
     async def start(cls, settings: Settings, *, kinds: tuple[type[Clause], ...], log: Log, pretend: bool = False) -> "App":
         """Build it and open both ports. Errors: PolicyFileError, SettingsError, StateUnavailable; nothing is left running then."""
+        try:
+            proxies = Proxies.of(settings.env)
+        except ValueError as error:
+            raise SettingsError([str(error)]) from error
         async with contextlib.AsyncExitStack() as undo:
             model = None
             given = UpstreamConfig(base_url=settings.upstream_url, api_key=settings.openai_key) if settings.upstream_url else None
@@ -132,7 +140,7 @@ class App:
                 )
             store = await SqliteStore.open(settings.state_dir, SystemClock())
             undo.push_async_callback(store.close)
-            app = cls(settings, shelf=shelf, log=log, store=store, pretend=model)
+            app = cls(settings, shelf=shelf, log=log, store=store, pretend=model, proxies=proxies)
             undo.push_async_callback(app._stop)
             app._activated(None)
             app.data_address = await _opened(app.edge.listen, settings.listen, flag="--listen")
@@ -194,7 +202,9 @@ class App:
         """The client for an upstream; one for each name and address, kept, since calls may still use one that a reload dropped."""
         known = self.upstreams.get((name, config.base_url))
         if known is None:
-            known = self.upstreams[name, config.base_url] = HttpUpstream(name, base_url=config.base_url)
+            known = self.upstreams[name, config.base_url] = HttpUpstream(
+                name, base_url=config.base_url, tunnel=self.proxies.towards(config.base_url)
+            )
         return known
 
     # ── policies ─────────────────────────────────────────────────────────────────────────────────────────────────────

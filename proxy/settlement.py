@@ -50,7 +50,7 @@ class Settlement:
 
     async def _count_and_book(self, trip: Trip) -> None:
         call = trip.call
-        found = await count_input(call, trip.inputs, self._tokenizer)
+        found = await count_input(call, self._tokenizer)
         exact, output_tokens = found.exact, 0
         if not call.stream and call.surface.has_output and (trip.meter is None or not trip.meter.ended):
             # Nobody saw how much of a whole answer was made, so it is all that was held: leaving early is no way past a budget.

@@ -11,7 +11,6 @@ from proxy.policy.contract import Balance
 from proxy.policy.policyset import Plan, PolicySet
 from proxy.state.contract import Reservation
 from proxy.telemetry.trace import Trace
-from proxy.wire.inputs import NO_INPUTS, Inputs
 from proxy.wire.meter import Meter
 
 _NOTHING = Usage()
@@ -69,7 +68,6 @@ class Trip:
     now_ns: Callable[[], int]
     started_ns: int
     plan: Plan | None = None
-    inputs: Inputs = NO_INPUTS
     balances: tuple[Balance, ...] = ()
     reservation: Reservation | None = None
     meter: Meter | None = None

@@ -20,6 +20,7 @@ import asyncio
 import re
 import socket
 from collections.abc import AsyncIterator
+from functools import lru_cache
 from typing import Protocol, cast
 
 import httptools
@@ -34,9 +35,6 @@ HIGH_WATER_BYTES = 64 << 10
 PIECE_BYTES = 128 << 10
 
 _TIMEOUT = re.compile(r"(?:^|[,;\s])timeout=(\d{1,6})", re.IGNORECASE)
-# Upstreams send the same few names in every answer. What they make up is not kept: neither long names nor many.
-_names: dict[bytes, str] = {}
-_MOST_NAMES = 1024
 _LONGEST_KEPT_NAME = 64
 
 
@@ -109,6 +107,8 @@ class Connection(asyncio.Protocol):
         """Whether nothing came since the last answer, neither a byte nor an end, also not as far as only the kernel knows yet."""
         if self._parser is None or self._transport.is_closing():
             return False
+        if not self._plain and not self._requests:
+            return True  # behind its handshake a TLS server sends tickets, and they prove nothing
         try:
             self._sock.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
@@ -124,7 +124,7 @@ class Connection(asyncio.Protocol):
             return False
         self._requests += 1
         rest: bytes | memoryview = first
-        if self._plain:
+        if self._plain and not self._transport.get_write_buffer_size():
             # Nothing waits in the transport, so the order holds; and unlike the transport's write, this one says whether it failed.
             try:
                 accepted = self._sock.send(first)
@@ -310,7 +310,7 @@ class Connection(asyncio.Protocol):
             return  # a trailer: dropped
         self._fields += 1
         self._head_bytes += len(name) + len(value) + 4
-        key = _names.get(name) or _lower(name)
+        key = _lower(name) if len(name) <= _LONGEST_KEPT_NAME else name.decode("ascii").lower()
         try:
             text = value.decode()
         except UnicodeDecodeError:
@@ -371,8 +371,7 @@ class Connection(asyncio.Protocol):
             self._keep = parser.should_keep_alive()
 
 
+@lru_cache(maxsize=1024)
 def _lower(name: bytes) -> str:
-    lower = name.decode("ascii").lower()
-    if len(name) <= _LONGEST_KEPT_NAME and len(_names) < _MOST_NAMES:
-        _names[name] = lower
-    return lower
+    """Remembered: upstreams send the same few names in every answer. Long ones are made up by somebody, and not kept."""
+    return name.decode("ascii").lower()

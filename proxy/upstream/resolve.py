@@ -32,9 +32,10 @@ class Resolver:
         self._known: tuple[Address, ...] = _literal(host, port)
         self._fixed = bool(self._known)
         self._asked_at = float("-inf")
-        self._answered_at = float("-inf")
+        self._found_at = float("-inf")
         self._failure: OSError | None = None
         self._running: asyncio.Task[None] | None = None
+        self._answered: asyncio.Future[None] | None = None
 
     def __repr__(self) -> str:
         return f"<Resolver addresses={len(self._known)} asking={self._running is not None}>"
@@ -43,32 +44,36 @@ class Resolver:
         if self._fixed:
             return self._known
         if self._now() - self._asked_at >= (KEEP_S if self._failure is None else FAILED_S):
-            if self._running is None:
-                self._running = asyncio.create_task(self._ask(), name="resolve")
-            await asyncio.shield(self._running)
-        if self._failure is not None and self._now() - self._answered_at >= STALE_S:
+            if self._answered is None:
+                self._answered = asyncio.get_running_loop().create_future()
+                self._running = asyncio.create_task(self._ask(self._answered), name="resolve")
+            await asyncio.shield(self._answered)
+        if self._failure is not None and self._now() - self._found_at >= STALE_S:
             raise OSError("name not resolved") from self._failure
         return self._known
 
-    async def _ask(self) -> None:
-        """One look-up; it keeps its failure instead of raising it."""
+    async def _ask(self, answered: asyncio.Future[None]) -> None:
+        """One look-up. It keeps its failure instead of raising it, and ends the waiting also when it is cancelled."""
+        failure: OSError | None = OSError("the look-up was ended")
         try:
             found = await self._lookup(self._host, self._port)
             if not found:
                 raise OSError("no address")
-        except (OSError, UnicodeError) as error:
-            self._failure = error if isinstance(error, OSError) else OSError(type(error).__name__)
-        else:
-            self._known, self._failure, self._answered_at = found, None, self._now()
+            self._known, self._found_at, failure = found, self._now(), None
+        except OSError as error:
+            failure = error
+        except UnicodeError as error:
+            failure = OSError(type(error).__name__)
         finally:
-            self._asked_at = self._now()
-            self._running = None
+            self._failure, self._asked_at = failure, self._now()
+            self._answered = self._running = None
+            answered.set_result(None)
 
     async def close(self) -> None:
-        """End a look-up that runs."""
-        if self._running is not None:
-            self._running.cancel()
-            await asyncio.wait([self._running])
+        """End a look-up that runs. Who waits for it is told that the name did not resolve."""
+        if (running := self._running) is not None:
+            running.cancel()
+            await asyncio.wait([running])
 
 
 async def system_lookup(host: str, port: int) -> tuple[Address, ...]:

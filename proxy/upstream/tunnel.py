@@ -58,14 +58,18 @@ class Proxies:
         proxy = env.get("https_proxy") or env.get("HTTPS_PROXY")
         if not proxy:
             return cls()
-        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-        if parts.scheme != "http" or not parts.hostname:
-            raise ValueError("HTTPS_PROXY: expected http://HOST:PORT")
+        try:
+            parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+            host, port = parts.hostname, parts.port or 80
+        except ValueError:
+            host = None
+        if not host or parts.scheme != "http":
+            raise ValueError("HTTPS_PROXY: expected http://HOST:PORT")  # the text itself may hold a password
         authorization = None
         if parts.username is not None:
             pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
             authorization = "Basic " + base64.b64encode(pair.encode()).decode("ascii")
-        return cls(Tunnel(parts.hostname, parts.port or 80, authorization), env.get("no_proxy") or env.get("NO_PROXY") or "")
+        return cls(Tunnel(host, port, authorization), env.get("no_proxy") or env.get("NO_PROXY") or "")
 
     def towards(self, base_url: str) -> Tunnel | None:
         """The way to an upstream, None for the direct one."""

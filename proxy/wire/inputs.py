@@ -84,7 +84,23 @@ class Inputs(NamedTuple):
     hidden: bool
 
 
-NO_INPUTS = Inputs((), 0, hidden=False)
+_USUAL = frozenset(
+    {"model", "messages", "stream", "stream_options", "n", "temperature", "top_p", "stop", "seed", "user"}
+    | {"max_tokens", "max_completion_tokens", "frequency_penalty", "presence_penalty", "metadata", "store"}
+)
+_PLAIN_MESSAGE = frozenset(("role", "content", "name"))
+
+
+def hides_input(surface: str, fields: Mapping[str, Any]) -> bool:
+    """Whether there is input that the body does not show. Most calls are plain chats, for which a quick look tells."""
+    messages = fields.get("messages")
+    if surface == "chat" and fields.keys() <= _USUAL and type(messages) is list:
+        for message in messages:
+            if type(message) is not dict or type(message.get("content")) is not str or not message.keys() <= _PLAIN_MESSAGE:
+                break
+        else:
+            return False
+    return inputs(surface, fields).hidden
 
 
 def inputs(surface: str, fields: Mapping[str, Any] | None) -> Inputs:

@@ -85,6 +85,23 @@ async def test_the_system_s_authorities_are_trusted_and_http_1_1_is_asked_for(
         assert made[0].transport.get_extra_info("ssl_object").selected_alpn_protocol() == "http/1.1"
 
 
+class Ending(Answering):
+    """Answers without a length, and ends the connection behind the body."""
+
+    def data_received(self, data: bytes) -> None:
+        self.transport.write(b"HTTP/1.1 200 OK\r\n\r\nall of it")
+        self.transport.close()
+
+
+async def test_over_tls_too_a_body_without_a_length_ends_with_the_stream(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    async with serving(authority.serving("DNS:model.test"), Ending) as (port, made):
+        async with client_of(f"https://model.test:{port}/v1", tls=authority.trusting(), lookup=loopback) as client:
+            for _ in range(2):
+                assert await fetch(client) == (200, b"all of it")
+        assert len(made) == 2
+
+
 REFUSED = {
     "another name": ("DNS:other.test", {}),
     "a name that only ends alike": ("DNS:evil-model.test", {}),

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.wire.inputs import MESSAGE_TOKENS, NAME_TOKENS, PRIMING_TOKENS, TOOLS_TOKENS, Inputs, inputs
+from proxy.wire.inputs import MESSAGE_TOKENS, NAME_TOKENS, PRIMING_TOKENS, TOOLS_TOKENS, Inputs, hides_input, inputs
 
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
@@ -212,3 +212,17 @@ def test_no_body_makes_reading_its_inputs_fail(surface: str, fields: Any) -> Non
     found = inputs(surface, fields)
     assert all(isinstance(text, str) and text for text in found.texts)
     assert found.tokens >= 0
+
+
+@given(JUNK)
+def test_the_quick_look_for_hidden_input_agrees_with_the_thorough_one(messages: object) -> None:
+    for fields in ({"model": "m", "messages": messages}, {"messages": [messages]}, {"messages": [], "tools": messages}):
+        assert hides_input("chat", fields) is inputs("chat", fields).hidden
+
+
+@pytest.mark.parametrize(
+    "content", ["text", None, [{"type": "image_url", "image_url": {"url": "x"}}], [{"type": "text", "text": "x"}]]
+)
+def test_a_chat_hides_input_only_where_it_points_at_some(content: object) -> None:
+    fields = {"model": "m", "messages": [{"role": "user", "content": content}]}
+    assert hides_input("chat", fields) is inputs("chat", fields).hidden
