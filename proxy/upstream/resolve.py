@@ -34,11 +34,11 @@ class Resolver:
         self._asked_at = float("-inf")
         self._found_at = float("-inf")
         self._failure: OSError | None = None
-        self._running: asyncio.Task[None] | None = None
+        self._asking: asyncio.Future[tuple[Address, ...]] | None = None
         self._answered: asyncio.Future[None] | None = None
 
     def __repr__(self) -> str:
-        return f"<Resolver addresses={len(self._known)} asking={self._running is not None}>"
+        return f"<Resolver addresses={len(self._known)} asking={self._asking is not None}>"
 
     async def addresses(self) -> tuple[Address, ...]:
         if self._fixed:
@@ -46,34 +46,32 @@ class Resolver:
         if self._now() - self._asked_at >= (KEEP_S if self._failure is None else FAILED_S):
             if self._answered is None:
                 self._answered = asyncio.get_running_loop().create_future()
-                self._running = asyncio.create_task(self._ask(self._answered), name="resolve")
+                self._asking = asyncio.ensure_future(self._lookup(self._host, self._port))
+                self._asking.add_done_callback(self._told)
             await asyncio.shield(self._answered)
         if self._failure is not None and self._now() - self._found_at >= STALE_S:
             raise OSError("name not resolved") from self._failure
         return self._known
 
-    async def _ask(self, answered: asyncio.Future[None]) -> None:
-        """One look-up. It keeps its failure instead of raising it, and ends the waiting also when it is cancelled."""
-        failure: OSError | None = OSError("the look-up was ended")
-        try:
-            found = await self._lookup(self._host, self._port)
-            if not found:
-                raise OSError("no address")
-            self._known, self._found_at, failure = found, self._now(), None
-        except OSError as error:
-            failure = error
-        except UnicodeError as error:
-            failure = OSError(type(error).__name__)
-        finally:
-            self._failure, self._asked_at = failure, self._now()
-            self._answered = self._running = None
+    def _told(self, asking: asyncio.Future[tuple[Address, ...]]) -> None:
+        """A look-up is over: keep what it found, or why it found nothing, and let those go on who wait."""
+        answered, self._answered, self._asking = self._answered, None, None
+        self._asked_at = self._now()
+        error = OSError("the look-up was ended") if asking.cancelled() else asking.exception()
+        if error is not None:
+            self._failure = error if isinstance(error, OSError) else OSError(type(error).__name__)
+        elif found := asking.result():
+            self._known, self._found_at, self._failure = found, self._asked_at, None
+        else:
+            self._failure = OSError("no address")
+        if answered is not None and not answered.done():
             answered.set_result(None)
 
     async def close(self) -> None:
         """End a look-up that runs. Who waits for it is told that the name did not resolve."""
-        if (running := self._running) is not None:
-            running.cancel()
-            await asyncio.wait([running])
+        if (asking := self._asking) is not None:
+            asking.cancel()
+            await asyncio.wait([asking])
 
 
 async def system_lookup(host: str, port: int) -> tuple[Address, ...]:
