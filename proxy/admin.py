@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from proxy.edge import is_loopback
+from proxy.downstream.connection import is_loopback
 from proxy.policy.policyset import PolicySet
 from proxy.telemetry.exposition import CONTENT_TYPE
 

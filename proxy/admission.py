@@ -42,7 +42,7 @@ class Admission:
     async def admit(self, trip: Trip, arrival: Arrival, watch: Watch) -> None:
         """The call as every policy wants it. Errors: InvalidCall, NotAdmitted, Refusal; nothing is held yet."""
         headers = arrival.headers
-        refuse_ambiguous(headers.items())
+        refuse_ambiguous(arrival.repeated)
         call = trip.call
         call.path, call.query = canonical(arrival.target)
         call.principal = trip.set.identify(

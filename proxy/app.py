@@ -262,7 +262,7 @@ class App:
             due = loop.time() + LAG_S
             await asyncio.sleep(LAG_S)
             self.metrics.loop_lag_seconds.observe(max(0.0, loop.time() - due))
-            self.edge.close_slow(header_s=self.settings.header_s)
+            self.edge.close_late(header_s=self.settings.header_s)
 
     def _collect(self) -> None:
         self.metrics.inflight_calls.set(self.pipeline.inflight)

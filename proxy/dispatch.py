@@ -43,7 +43,7 @@ class Dispatch:
             ask = Ask(
                 method=call.method,
                 target=call.path.removeprefix(ROOT) + (f"?{call.query}" if call.query else ""),
-                headers=self._headers(trip, arrival, config),
+                fields=self._fields(trip, arrival, config),
                 body=sent_body,
                 connect_timeout_s=timeouts.connect,
             )
@@ -66,16 +66,16 @@ class Dispatch:
         assert failure is not None, "a route names upstreams, and each was tried"
         raise failure
 
-    def _headers(self, trip: Trip, arrival: Arrival, config: UpstreamConfig) -> list[tuple[str, str]]:
+    def _fields(self, trip: Trip, arrival: Arrival, config: UpstreamConfig) -> list[str]:
         ours = [
-            ("accept-encoding", "identity"),  # usage can only be read in a body that is not compressed
-            ("x-request-id", trip.call.id),
-            ("traceparent", trip.trace.header()),
-            ("via", f"1.1 {self.pseudonym}"),
+            "accept-encoding: identity",  # usage can only be read in a body that is not compressed
+            f"x-request-id: {trip.call.id}",
+            f"traceparent: {trip.trace.header()}",
+            f"via: 1.1 {self.pseudonym}",
         ]
         if config.api_key is not None:
-            ours.append(("authorization", f"Bearer {config.api_key}"))
-        return towards_upstream(arrival.headers.items(), extra=config.forward_headers, ours=ours)
+            ours.append(f"authorization: Bearer {config.api_key}")
+        return towards_upstream(arrival.headers, extra=config.forward_headers, ours=ours)
 
     @staticmethod
     def _chunks(trip: Trip, call: Call, arrival: Arrival) -> AsyncIterator[bytes] | bytes:
@@ -99,8 +99,7 @@ async def _accepted(trip: Trip, answer: Answer) -> Answer:
 
 def meter_for(call: Call, answer: Answer) -> Meter:
     """Who reads this answer: by what it is, not by what was asked. A JSON answer to `stream: true` is a JSON answer."""
-    kind = answer.headers.get("content-type", "").partition(";")[0].strip().lower()
-    streams = kind == "text/event-stream"
+    streams = answer.headers.get("content-type", "").lstrip()[:17].lower() == "text/event-stream"
     if not call.surface.metered or "content-encoding" in answer.headers:
         return PassMeter(streams=streams or not call.surface.metered)
     if streams and call.surface.has_output:

@@ -52,7 +52,7 @@ class Pipeline:
     def __repr__(self) -> str:
         return f"<Pipeline inflight={self.inflight} draining={self.draining}>"
 
-    async def run(self, arrival: Arrival, sink: Sink, fail: Callable[[Trip, ProxyError], Awaitable[None]]) -> None:
+    async def run(self, arrival: Arrival, sink: Sink, fail: Callable[[Trip, ProxyError, Sink], Awaitable[None]]) -> None:
         """Answer one request. fail: how the edge renders an error, before the head or after it.
 
         Raises nothing but CancelledError, when the client has left. Whatever happens, the call is settled and accounted for.
@@ -66,7 +66,7 @@ class Pipeline:
             if error is not None:
                 trip.failed(error)
                 watch.rearm("write_stall", _ERROR_WRITE_S)
-                await fail(trip, error)
+                await fail(trip, error, sink)
         except (asyncio.CancelledError, ConnectionError) as gone:
             trip.ending = "client_gone"
             sink.abort()
@@ -138,7 +138,7 @@ class Pipeline:
 
         def head() -> Mapping[str, str]:
             trip.status = answer.status
-            headers = {**towards_client(answer.headers), **response_headers(trip)}
+            headers = {**towards_client(answer.headers, request_id=trip.upstream_request_id), **response_headers(trip)}
             if isinstance(trip.meter, PassMeter) and "content-length" in answer.headers:
                 headers["content-length"] = answer.headers["content-length"]
             return headers

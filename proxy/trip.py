@@ -1,7 +1,7 @@
 """One call's way through the pipeline: what is known of it so far, and the Outcome that it becomes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,7 +19,8 @@ _NOTHING = Usage()
 class Arrival(Protocol):
     """A request whose head has come, as the edge hands it over.
 
-    headers: case-insensitive, with repeated fields in `items()`. target: as on the request line. loopback: the peer is this machine.
+    headers: names in lower case, a repeated name's values joined by ", "; repeated: those names. target: as on the request line.
+    loopback: the peer is this machine.
     """
 
     @property
@@ -30,6 +31,9 @@ class Arrival(Protocol):
 
     @property
     def headers(self) -> Mapping[str, str]: ...
+
+    @property
+    def repeated(self) -> Sequence[str]: ...
 
     @property
     def loopback(self) -> bool: ...

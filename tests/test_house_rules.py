@@ -22,7 +22,7 @@ STEPS = ("proxy.trip", "proxy.admission", "proxy.dispatch", "proxy.relay", "prox
 AIDS = ("proxy.deadlines", "proxy.tokens", "proxy.encodings", "proxy.counting", "proxy.allowance")
 EDGES = (
     "proxy.edge",
-    "proxy.client_socket",
+    "proxy.downstream",
     "proxy.admin",
     "proxy.pager",
     "proxy.lane",
@@ -54,11 +54,10 @@ MAY: Mapping[str, tuple[str, ...]] = {
 
 # Libraries, and who may know them. Every other one is for nobody.
 LIBRARIES: Mapping[str, tuple[str, ...]] = {
-    "aiohttp": ("proxy.edge", "proxy.client_socket", "proxy.admin", "proxy.courier", "proxy.pretend", "proxy.commands.demo"),
-    "multidict": ("proxy.edge", "proxy.client_socket"),
+    "aiohttp": ("proxy.admin", "proxy.courier", "proxy.pretend", "proxy.commands.demo"),
     "orjson": ("proxy.wire", "proxy.telemetry", "proxy.sinks", "proxy.admin", "proxy.pretend", "proxy.commands.demo"),
     "yaml": ("proxy.policy",),
-    "httptools": ("proxy.upstream",),
+    "httptools": ("proxy.upstream", "proxy.downstream"),
     "aiolimiter": ("proxy.lane",),
     "tiktoken": ("proxy.encodings",),
     "prometheus_client": ("proxy.telemetry.exposition",),

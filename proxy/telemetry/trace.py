@@ -7,7 +7,7 @@ and is never repaired, because half of somebody's trace id joins calls that have
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 # W3C Trace Context, level 2. A version after 00 may append fields, but only behind a dash; its first 55 characters read the same.
 _TRACEPARENT = re.compile(r"(?!ff)(?P<version>[0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?P<more>-.*)?", re.DOTALL)
@@ -18,8 +18,7 @@ _NO_TRACE = "0" * 32
 _NO_SPAN = "0" * 16
 
 
-@dataclass(frozen=True, slots=True)
-class Trace:
+class Trace(NamedTuple):
     """Where a call stands in its trace.
 
     trace_id: 32 lower-case hex digits; span_id: 16, ours for this call; parent_id: the caller's span, None in a new trace.
@@ -67,4 +66,4 @@ def _parse(traceparent: str) -> tuple[str, str, int] | None:
 def _hex(random: bytes) -> str:
     """Lower-case hex that is never all zeros, which would mean "no id"."""
     text = random.hex()
-    return text if text.strip("0") else text[:-1] + "1"
+    return text if any(random) else text[:-1] + "1"

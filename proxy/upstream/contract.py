@@ -5,20 +5,18 @@ which is how an upstream learns that nobody wants the rest.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(NamedTuple):
     """What to send. target: absolute path and query as sent on the wire, below the upstream's base URL.
 
-    headers: complete but for framing and Host, which the client writes. body: whole bytes, or chunks of a known or unknown length.
+    fields: header lines `name: value`, complete but for framing and Host, which the client writes. body: whole bytes, or chunks.
     """
 
     method: str
     target: str
-    headers: Sequence[tuple[str, str]]
+    fields: Sequence[str]
     body: bytes | AsyncIterator[bytes]
     connect_timeout_s: float
 

@@ -44,18 +44,19 @@ class Heads:
         start = self._kept.get((ask.method, ask.target)) or self._start(ask.method, ask.target)
         body = ask.body
         if not isinstance(body, bytes):
-            framing = "transfer-encoding: chunked\r\n\r\n"
+            framing = "transfer-encoding: chunked"
         elif body or ask.method not in _WITHOUT_BODY:
-            framing = f"content-length: {len(body)}\r\n\r\n"
+            framing = f"content-length: {len(body)}"
         else:
-            framing = "\r\n"
-        lines = "".join([f"{name}: {value}\r\n" for name, value in ask.headers])
-        count = len(ask.headers)
-        if lines.count("\n") != count or lines.count("\r") != count or "\0" in lines:
+            framing = ""
+        lines = [start, *ask.fields, framing, "\r\n"] if framing else [start, *ask.fields, "\r\n"]
+        head = "\r\n".join(lines)
+        breaks = len(lines) + 1  # the start is two lines
+        if head.count("\n") != breaks or head.count("\r") != breaks or "\0" in head:
             raise broken("a field of the request holds CR, LF or NUL", sent=False)
         try:
             # The edge reads header bytes as UTF-8 with surrogates for what is none; this is the way back to the same bytes.
-            return f"{start}{lines}{framing}".encode("utf-8", "surrogateescape")
+            return head.encode("utf-8", "surrogateescape")
         except UnicodeEncodeError as error:
             raise broken("a field of the request is not text", sent=False) from error
 
@@ -66,7 +67,7 @@ class Heads:
             path = f"/{path}"
         if not _METHOD.match(method) or _NOT_IN_TARGET.search(path):
             raise broken("the method or target of the request cannot be sent", sent=False)
-        start = f"{method} {path} HTTP/1.1\r\nhost: {self._authority}\r\n"
+        start = f"{method} {path} HTTP/1.1\r\nhost: {self._authority}"
         if len(self._kept) < _MOST_KEPT:
             self._kept[method, target] = start
         return start

@@ -6,7 +6,7 @@ only. Re-serialising would quietly round large integers, so it is never done.
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import orjson
@@ -14,28 +14,10 @@ import orjson
 from proxy.call import Call, Surface
 from proxy.errors import InvalidCall
 
-# What llama.cpp's server reads before `max_tokens` and `n`, and others do not know: neither can be relied on, nor let pass.
-_SHADOWING = {"n_predict": "max_tokens", "n_cmpl": "n"}
 MOST_CAP = 2**31 - 1
+_Rule = Callable[[Surface, str, Any], None]  # the surface, and a field that is there and not null
 _SPACE = re.compile(r"[ \t\n\r]*")
 _JSON = json.JSONDecoder()
-_RANGES: Mapping[str, tuple[int, int]] = {
-    "n": (1, 128),
-    "best_of": (0, 20),
-    "max_tokens": (0, MOST_CAP),
-    "max_completion_tokens": (0, MOST_CAP),
-    "max_output_tokens": (0, MOST_CAP),
-}
-_OBJECTS = ("stream_options",)
-_FLAGS = ("stream", "background")
-_INPUTS: Mapping[str, tuple[str, tuple[type, ...]]] = {
-    "chat": ("messages", (list,)),
-    "completions": ("prompt", (str, list)),
-    "responses": ("input", (str, list)),
-    "embeddings": ("input", (str, list)),
-    "moderations": ("input", (str, list)),
-}
-_INPUT_OPTIONAL = ("completions", "responses")
 
 
 def parse(body: bytes) -> dict[str, Any]:
@@ -92,40 +74,83 @@ def _after_space(text: str, at: int) -> int:
 
 def check(surface: Surface, fields: Mapping[str, Any]) -> None:
     """Refuse wrong types and absurd numbers in the fields that cost money. Errors: InvalidCall with `param`."""
-    model = fields.get("model")
-    if model is None:
-        if surface.model_required:
-            raise InvalidCall("missing_field", "The field 'model' is missing.", param="model")
-    elif type(model) is not str or not 0 < len(model) <= 256 or not model.isprintable():
-        raise InvalidCall("invalid_type", "The field 'model' must be a printable string of 1 to 256 characters.", param="model")
-    for name, instead in _SHADOWING.items():
-        if surface.has_output and fields.get(name) is not None:
-            raise InvalidCall("invalid_value", f"The field '{name}' is not accepted here; send '{instead}'.", param=name)
-    for name, (least, most) in _RANGES.items():
-        value = fields.get(name)
-        if value is None:
-            continue
+    for name in _REQUIRED.get(surface.name, ()):
+        if fields.get(name) is None:
+            raise InvalidCall("missing_field", f"The field '{name}' is missing.", param=name)
+    for name, value in fields.items():
+        rule = _RULES.get(name)
+        if rule is not None and value is not None:
+            rule(surface, name, value)
+
+
+def _model(surface: Surface, name: str, value: Any) -> None:
+    if type(value) is not str or not 0 < len(value) <= 256 or not value.isprintable():
+        raise InvalidCall("invalid_type", "The field 'model' must be a printable string of 1 to 256 characters.", param=name)
+
+
+def _within(least: int, most: int) -> _Rule:
+    def rule(surface: Surface, name: str, value: Any) -> None:
         if type(value) is not int:
             raise InvalidCall("invalid_type", f"The field '{name}' must be an integer.", param=name)
         if not least <= value <= most:
             raise InvalidCall("invalid_value", f"The field '{name}' must be between {least} and {most}.", param=name)
-    for name in _FLAGS:
-        if type(fields.get(name, False)) not in (bool, type(None)):
-            raise InvalidCall("invalid_type", f"The field '{name}' must be true or false.", param=name)
-    for name in _OBJECTS:
-        if not isinstance(fields.get(name), dict | None):
-            raise InvalidCall("invalid_type", f"The field '{name}' must be an object.", param=name)
-    named = _INPUTS.get(surface.name)
-    if named is not None:
-        name, types = named
-        value = fields.get(name)
-        if value is None and surface.name in _INPUT_OPTIONAL:
-            return
-        if value is None:
-            raise InvalidCall("missing_field", f"The field '{name}' is missing.", param=name)
-        if type(value) not in types:
+
+    return rule
+
+
+def _flag(surface: Surface, name: str, value: Any) -> None:
+    if type(value) is not bool:
+        raise InvalidCall("invalid_type", f"The field '{name}' must be true or false.", param=name)
+
+
+def _object(surface: Surface, name: str, value: Any) -> None:
+    if type(value) is not dict:
+        raise InvalidCall("invalid_type", f"The field '{name}' must be an object.", param=name)
+
+
+def _input(*surfaces: str, types: tuple[type, ...] = (str, list)) -> _Rule:
+    """What a surface is asked with; on others a field of that name means nothing."""
+
+    def rule(surface: Surface, name: str, value: Any) -> None:
+        if type(value) not in types and surface.name in surfaces:
             words = " or ".join("a string" if t is str else "a list" for t in types)
             raise InvalidCall("invalid_type", f"The field '{name}' must be {words}.", param=name)
+
+    return rule
+
+
+def _shadowing(instead: str) -> _Rule:
+    """What llama.cpp's server reads before `max_tokens` and `n`, and others do not know: neither can be relied on, nor let pass."""
+
+    def rule(surface: Surface, name: str, value: Any) -> None:
+        if surface.has_output:
+            raise InvalidCall("invalid_value", f"The field '{name}' is not accepted here; send '{instead}'.", param=name)
+
+    return rule
+
+
+_REQUIRED: Mapping[str, tuple[str, ...]] = {
+    "chat": ("model", "messages"),
+    "completions": ("model",),
+    "embeddings": ("model", "input"),
+    "moderations": ("input",),
+}
+_RULES: Mapping[str, _Rule] = {
+    "model": _model,
+    "n_predict": _shadowing("max_tokens"),
+    "n_cmpl": _shadowing("n"),
+    "n": _within(1, 128),
+    "best_of": _within(0, 20),
+    "max_tokens": _within(0, MOST_CAP),
+    "max_completion_tokens": _within(0, MOST_CAP),
+    "max_output_tokens": _within(0, MOST_CAP),
+    "stream": _flag,
+    "background": _flag,
+    "stream_options": _object,
+    "messages": _input("chat", types=(list,)),
+    "prompt": _input("completions"),
+    "input": _input("responses", "embeddings", "moderations"),
+}
 
 
 def shape(call: Call) -> None:
@@ -135,9 +160,17 @@ def shape(call: Call) -> None:
     surface = call.surface
     call.model_asked = call.model = fields.get("model")
     call.stream = bool(fields.get("stream")) and surface.streams
-    call.asked_caps = {name: fields[name] for name in surface.caps if fields.get(name) is not None}
+    for name in surface.caps:
+        cap = fields.get(name)
+        if cap is not None:
+            call.asked_caps[name] = cap
     call.cap = call.asked_cap if call.asked_caps else surface.default_cap
-    call.choices = max([fields.get(name) or 1 for name in surface.fanout], default=1) * _prompts(fields.get("prompt"))
+    for name in surface.fanout:
+        choices = fields.get(name)
+        if choices is not None and choices > call.choices:
+            call.choices = choices
+    if "prompt" in fields:
+        call.choices *= _prompts(fields["prompt"])
 
 
 def _prompts(prompt: Any) -> int:

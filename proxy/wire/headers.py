@@ -21,33 +21,21 @@ _ANSWERED = frozenset(
 # What `Connection` says when it names no field; ours are never among those that are asked for, but a policy file may list one.
 _PLAIN = frozenset({"keep-alive", "close", "Keep-Alive"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}\Z")
-_SINGLE = ("authorization", "api-key", "content-type", "content-length", "idempotency-key", "host")
+_SINGLE = frozenset({"authorization", "api-key", "content-type", "content-length", "idempotency-key", "host"})
 
 
-def refuse_ambiguous(headers: Iterable[tuple[str, str]]) -> None:
-    """Refuse a field that may stand once and stands twice. headers: names in any case. Source: RFC 9110, section 5.3."""
-    seen: set[str] = set()
-    for name, _ in headers:
-        single = _single(name)
-        if single is not None:
-            if single in seen:
-                code = "ambiguous_credentials" if single in ("authorization", "api-key") else "bad_request"
-                raise InvalidCall(code, f"The header '{single}' was sent twice.")
-            seen.add(single)
+def refuse_ambiguous(repeated: Iterable[str]) -> None:
+    """Refuse a field that may stand once and stands twice. repeated: names in lower case. Source: RFC 9110, section 5.3."""
+    for name in repeated:
+        if name in _SINGLE:
+            code = "ambiguous_credentials" if name in ("authorization", "api-key") else "bad_request"
+            raise InvalidCall(code, f"The header '{name}' was sent twice.")
 
 
 @lru_cache(maxsize=1024)
-def _single(name: str) -> str | None:
-    """The lower-case name of a field that may stand once, None for any other. Remembered: clients send the same names in every call."""
-    lower = name.lower()
-    return lower if lower in _SINGLE else None
-
-
-@lru_cache(maxsize=1024)
-def _asked(name: str) -> str | None:
-    """The lower-case name of a field that goes upstream, or is `connection`; None for any other. Remembered like `_single`."""
-    lower = name.lower()
-    return lower if lower in _ASKED or lower.startswith(_ASKED_PREFIX) or lower == "connection" else None
+def _passes(name: str) -> bool:
+    """Whether a client's field goes upstream. Remembered: clients send the same names in every call."""
+    return name in _ASKED or name.startswith(_ASKED_PREFIX)
 
 
 def presented_key(authorization: str | None, api_key: str | None) -> str | None:
@@ -67,32 +55,26 @@ def sane_request_id(value: str | None) -> str | None:
     return value if value is not None and _REQUEST_ID.match(value) else None
 
 
-def towards_upstream(
-    headers: Iterable[tuple[str, str]], *, extra: Sequence[str], ours: Sequence[tuple[str, str]]
-) -> list[tuple[str, str]]:
-    """What goes upstream: the allowed fields of the client, then ours. extra: more names that the policy file lets pass, lower case.
+def towards_upstream(headers: Mapping[str, str], *, extra: Sequence[str], ours: Sequence[str]) -> list[str]:
+    """The lines that go upstream: the allowed fields of the client, then ours.
 
-    A field of ours replaces the client's of the same name.
+    headers: names in lower case. extra: more names that the policy file lets pass, lower case. ours: lines `name: value`, names in
+    lower case; one of them replaces the client's of the same name.
     """
-    kept: list[tuple[str, str]] = []
-    named = ""
-    for sent, value in headers:
-        name = _asked(sent) or (sent.lower() if extra and sent.lower() in extra else None)
-        if name == "connection":
-            named = f"{named},{value}" if named else value
-        elif name is not None:
-            kept.append((name, value))
-    if extra or (named and named not in _PLAIN):
-        dropped = {word.strip().lower() for word in named.split(",")} | {name for name, _ in ours}
-        kept = [(name, value) for name, value in kept if name not in dropped]
-    kept += ours
-    return kept
+    named = headers.get("connection")
+    if not extra and (named is None or named in _PLAIN):
+        lines = [f"{name}: {value}" for name, value in headers.items() if _passes(name)]
+    else:
+        stays = {word.strip().lower() for word in (named or "").split(",")} | {line.partition(":")[0] for line in ours}
+        allowed = [name for name in headers if (_passes(name) or name in extra) and name not in stays]
+        lines = [f"{name}: {headers[name]}" for name in allowed]
+    lines += ours
+    return lines
 
 
-def towards_client(headers: Mapping[str, str]) -> dict[str, str]:
-    """What of an upstream's answer goes to the app. headers: names in lower case. The upstream's request id gets a name of its own."""
+def towards_client(headers: Mapping[str, str], *, request_id: str | None) -> dict[str, str]:
+    """What of an upstream's answer goes to the app. headers: names in lower case. request_id: the upstream's, if it is a sane one."""
     kept = {name: value for name, value in headers.items() if name in _ANSWERED}
-    upstream_id = sane_request_id(headers.get("x-request-id"))
-    if upstream_id is not None:
-        kept["x-upstream-request-id"] = upstream_id
+    if request_id is not None:
+        kept["x-upstream-request-id"] = request_id
     return kept

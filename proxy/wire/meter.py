@@ -64,17 +64,17 @@ class _Reading:
     """What all meters tell."""
 
     streams = False
+    ended = False
+    usage: Usage | None = None
+    nonsense = False
+    model: str | None = None
+    first_token = False
+    sequence = 0
+    unfinished = False
+    error: Any = None
 
     def __init__(self) -> None:
-        self.ended = False
-        self.usage: Usage | None = None
-        self.nonsense = False
-        self.model: str | None = None
-        self.first_token = False
         self.text = bytearray()
-        self.sequence = 0
-        self.unfinished = False
-        self.error: Any = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} ended={self.ended} usage={self.usage} text={len(self.text)}>"
@@ -116,29 +116,34 @@ class BodyMeter(_Reading):
 
     def __init__(self) -> None:
         super().__init__()
-        self._held = bytearray()
+        self._chunks: list[bytes] = []
+        self._size = 0
         self._passing = False
 
     def feed(self, chunk: bytes) -> bytes:
-        self._held += chunk
-        if not self._passing and len(self._held) <= MOST_WHOLE_BYTES:
+        self._chunks.append(chunk)
+        self._size += len(chunk)
+        if not self._passing and self._size <= MOST_WHOLE_BYTES:
             return b""
-        out = chunk if self._passing else bytes(self._held)
+        held = b"".join(self._chunks)
+        self._chunks = [held[-_TAIL_BYTES:]]
+        if self._passing:
+            return chunk
         self._passing = True
-        del self._held[:-_TAIL_BYTES]
-        return out
+        return held
 
     def finish(self) -> bytes:
+        body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         if self._passing:
-            self._told(_tail_usage(bytes(self._held)))
+            self._told(_tail_usage(body))
             self.unfinished = self.usage is None
             self.ended = True
             return b""
-        body = bytes(self._held)
         answer = _parsed(body)
-        if isinstance(answer, dict):
+        if type(answer) is dict:
             self._told(answer.get("usage"))
-            self.model = answer["model"] if isinstance(answer.get("model"), str) else None
+            model = answer.get("model")
+            self.model = model if type(model) is str else None
             self.unfinished = answer.get("status") in ("queued", "in_progress")
             if self.usage is None:
                 for piece in _texts(answer):

@@ -22,7 +22,8 @@ def ask(
     headers: Sequence[tuple[str, str]] = (("x-a", "1"),),
     connect_s: float = HANG_S,
 ) -> Ask:
-    return Ask(method=method, target=target, headers=headers, body=body, connect_timeout_s=connect_s)
+    fields = [f"{name}: {value}" for name, value in headers]
+    return Ask(method=method, target=target, fields=fields, body=body, connect_timeout_s=connect_s)
 
 
 async def soon(waiting: Awaitable[T]) -> T:

@@ -25,7 +25,8 @@ def ask(
     body: bytes | AsyncIterator[bytes] = b"{}",
     connect_timeout_s: float = 20.0,
 ) -> Ask:
-    return Ask(method=method, target=target, headers=headers, body=body, connect_timeout_s=connect_timeout_s)
+    fields = [f"{name}: {value}" for name, value in headers]
+    return Ask(method=method, target=target, fields=fields, body=body, connect_timeout_s=connect_timeout_s)
 
 
 async def rest_of(answer: Answer) -> bytes:
