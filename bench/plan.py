@@ -20,7 +20,7 @@ class Show:
     def stream(self) -> Stream:
         """The first lasts until window and probes are over, with some room for a slow machine."""
         open_s = self.streams * self.apart_s + self.settle_s + self.window_s + self.probe_s
-        return Stream(round((open_s * 1.1 + 0.4) / self.pace_s), self.pace_s)
+        return Stream(round((open_s * 1.1 + 0.15) / self.pace_s) + 1, self.pace_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +63,12 @@ FULL = Plan(
 QUICK = Plan(
     rounds=3,
     slices=2,
-    slice_s=0.08,
+    slice_s=0.06,
     shows=(
-        Show(10, pace_s=0.02, apart_s=0.006, window_s=0.5, probe_s=0.4),
-        Show(100, pace_s=0.02, apart_s=0.004, window_s=0.6, probe_s=0.4),
+        Show(10, pace_s=0.02, apart_s=0.006, window_s=0.4, probe_s=0.3),
+        Show(100, pace_s=0.02, apart_s=0.003, window_s=0.5, probe_s=0.3),
     ),
     crowd=None,
-    flat_out_events=1000,
+    flat_out_events=600,
     stall_rounds=1,
 )

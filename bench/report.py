@@ -62,9 +62,9 @@ class Report:
         return {name: median(self.shares[kind][name]) for name in self.names if self.shares[kind][name]}
 
     def ratios(self, key: str, other: str) -> list[float]:
-        """Round by round."""
-        pairs = zip(self.values[key][self.subject], self.values[key][other], strict=False)
-        return [mine / theirs for mine, theirs in pairs if theirs > 0]
+        """Round by round. None at all where the other added nothing in some round: what is left would be chance."""
+        pairs = list(zip(self.values[key][self.subject], self.values[key][other], strict=False))
+        return [mine / theirs for mine, theirs in pairs] if all(theirs > 0 for _, theirs in pairs) else []
 
     def best_ratio(self, figure: Figure) -> float | None:
         """Of the best round of each: what is left when the neighbours are quiet. None where nothing was added at best."""
@@ -91,7 +91,8 @@ class Report:
         """How many goals are met, in words. Empty when none was measured."""
         goals = [(goal, self.reached(figure, goal)) for figure in FIGURES for goal in figure.goals]
         known = [(goal, reached) for goal, reached in goals if reached is not None]
-        musts, aims = (sum(reached <= bound(goal) for goal, reached in known) for bound in (_must, _aim))
+        musts = sum(reached <= goal.must for goal, reached in known)
+        aims = sum(reached <= goal.aim for goal, reached in known)
         return f"Goals: {musts} of {len(known)} met, {aims} of {len(known)} as well as aimed for." if known else ""
 
     def left_out(self) -> list[str]:
@@ -133,14 +134,6 @@ class Report:
                 {"of": goal.of, "must": goal.must, "aim": goal.aim, "reached": self.reached(figure, goal)} for goal in figure.goals
             ],
         }
-
-
-def _must(goal: Goal) -> float:
-    return goal.must
-
-
-def _aim(goal: Goal) -> float:
-    return goal.aim
 
 
 def _spread(values: Sequence[float], digits: int) -> str:
