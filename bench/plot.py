@@ -19,15 +19,15 @@ _SHOWN = (
     ("rss_after_mib", "RSS after the load, MiB"),
 )
 _COLUMNS = 3
-_PANEL_WIDTH, _PANEL_HEIGHT = 270, 132
+_PANEL_WIDTH, _PANEL_HEIGHT = 270, 128
 _MARGIN, _TOP = 20, 52
 _LABEL_WIDTH, _VALUE_WIDTH = 76, 46
 _BAR_HEIGHT, _BAR_STEP = 18, 27
 _STYLE = """
-  .ground { fill: #ffffff; stroke: #d0d7de }  .ink { fill: #1f2328 }  .soft { fill: #59636e }  .axis { stroke: #818b98 }
+  .ground { fill: #ffffff; stroke: #d0d7de }  .ink { fill: #1f2328 }  .soft { fill: #59636e }  .axis { stroke: #818b98 }  .spread { stroke: #1f2328; stroke-width: 1.5 }
   .limit { fill: #8c959f }  .baseline { fill: #c98a2b }  .subject { fill: #2563c9 }
   @media (prefers-color-scheme: dark) {
-    .ground { fill: #0d1117; stroke: #3d444d }  .ink { fill: #f0f6fc }  .soft { fill: #9198a1 }  .axis { stroke: #656c76 }
+    .ground { fill: #0d1117; stroke: #3d444d }  .ink { fill: #f0f6fc }  .soft { fill: #9198a1 }  .axis { stroke: #656c76 }  .spread { stroke: #f0f6fc }
     .limit { fill: #7d8590 }  .baseline { fill: #d29922 }  .subject { fill: #4493f8 }
   }
   text { font: 12px system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif }  .title { font-weight: 600 }
@@ -39,14 +39,14 @@ def plot(report: Report) -> str:
     known = {figure.key: figure for figure in FIGURES}
     panels = [(known[key], title) for key, title in _SHOWN if report.values[key][report.subject]]
     rows = -(-len(panels) // _COLUMNS)
-    width, height = 2 * _MARGIN + _COLUMNS * _PANEL_WIDTH, _TOP + rows * _PANEL_HEIGHT + _MARGIN // 2
+    width, height = 2 * _MARGIN + _COLUMNS * _PANEL_WIDTH, _TOP + rows * _PANEL_HEIGHT
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img">',
         f"<title>{escape(', '.join(report.names))}: less is better in every panel</title>",
         f"<style>{_STYLE}</style>",
         f'<rect class="ground" x="0.5" y="0.5" width="{width - 1}" height="{height - 1}" rx="8"/>',
         _text(_MARGIN, 28, "Cost of being there", "ink title"),
-        _text(width - _MARGIN, 28, "less is better; medians, lines from least to most", "soft", anchor="end"),
+        _text(width - _MARGIN, 28, "less is better: medians, with a line from the least round to the most", "soft", anchor="end"),
     ]
     for at, (figure, title) in enumerate(panels):
         left, top = _MARGIN + at % _COLUMNS * _PANEL_WIDTH, _TOP + at // _COLUMNS * _PANEL_HEIGHT
@@ -67,7 +67,7 @@ def _panel(report: Report, figure: Figure, title: str, left: float, top: float) 
         parts += [
             _text(zero - 6, middle + 4, name, "ink" if kind == "subject" else "soft", anchor="end"),
             f'<rect class="{kind}" x="{zero}" y="{y}" width="{length:.1f}" height="{_BAR_HEIGHT}" rx="2"/>',
-            f'<path class="axis" d="M{zero + low:.1f} {middle}H{zero + high:.1f}" fill="none"/>',
+            f'<path class="spread" d="M{zero + low:.1f} {middle}H{zero + high:.1f}" fill="none"/>',
             _text(zero + max(length, high) + 5, middle + 4, f"{median(values):.{figure.digits}f}", "ink"),
         ]
     foot = top + 24 + (len(bars) - 1) * _BAR_STEP + _BAR_HEIGHT

@@ -1,6 +1,7 @@
 """What the clients of the benchmark accept as a reply."""
 
 import pytest
+
 from bench.reply import BadReply, Reply
 
 PLAIN = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"

@@ -1,6 +1,7 @@
 """Ratios, goals and the table, on rounds that are made up."""
 
 import pytest
+
 from bench.figures import FIGURES, Figure, Goal
 from bench.report import Report, percentiles
 

@@ -1,6 +1,7 @@
 """Where the run is shown."""
 
 import pytest
+
 from bench.report import Report
 from bench.showcase import inserted, lines_below
 

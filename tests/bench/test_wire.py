@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from bench.wire import EVENT, REPLY, Stream, calls, request
 
 
