@@ -24,10 +24,12 @@ _MARGIN, _TOP = 20, 52
 _LABEL_WIDTH, _VALUE_WIDTH = 76, 46
 _BAR_HEIGHT, _BAR_STEP = 18, 27
 _STYLE = """
-  .ground { fill: #ffffff; stroke: #d0d7de }  .ink { fill: #1f2328 }  .soft { fill: #59636e }  .axis { stroke: #818b98 }  .spread { stroke: #1f2328; stroke-width: 1.5 }
+  .ground { fill: #ffffff; stroke: #d0d7de }  .ink { fill: #1f2328 }  .soft { fill: #59636e }  .axis { stroke: #818b98 }
+  .spread { stroke: #1f2328; stroke-width: 1.5 }
   .limit { fill: #8c959f }  .baseline { fill: #c98a2b }  .subject { fill: #2563c9 }
   @media (prefers-color-scheme: dark) {
-    .ground { fill: #0d1117; stroke: #3d444d }  .ink { fill: #f0f6fc }  .soft { fill: #9198a1 }  .axis { stroke: #656c76 }  .spread { stroke: #f0f6fc }
+    .ground { fill: #0d1117; stroke: #3d444d }  .ink { fill: #f0f6fc }  .soft { fill: #9198a1 }  .axis { stroke: #656c76 }
+    .spread { stroke: #f0f6fc }
     .limit { fill: #7d8590 }  .baseline { fill: #d29922 }  .subject { fill: #4493f8 }
   }
   text { font: 12px system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif }  .title { font-weight: 600 }
