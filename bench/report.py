@@ -27,7 +27,8 @@ def percentiles(nanoseconds: Sequence[int]) -> tuple[float, float]:
 class Report:
     """What was measured so far. names: the subjects in the order of the columns, the limit (if there is one) first.
 
-    values: for every figure and subject one value per round. behind: windows that were measured again.
+    values: for every figure and subject one value per round. behind: windows that were measured again. series: of a full scrape.
+    judged: the goals apply, since the subject is Tollhouse.
     """
 
     names: tuple[str, ...]
@@ -39,6 +40,7 @@ class Report:
     reply_bytes: int = 0
     behind: int = 0
     series: int = 0
+    judged: bool = True
     shares: dict[str, dict[str, list[float]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
 
     def add(self, subject: str, figures: dict[str, float]) -> None:
@@ -88,12 +90,15 @@ class Report:
         return f"≤ {goal.must:g}{of}: {said}; aim ≤ {goal.aim:g}{aim}"
 
     def score(self) -> str:
-        """How many goals are met, in words. Empty when none was measured."""
+        """How many goals are met, in words. Empty when there are none to meet."""
+        if not self.judged:
+            return ""
         goals = [(goal, self.reached(figure, goal)) for figure in FIGURES for goal in figure.goals]
         known = [(goal, reached) for goal, reached in goals if reached is not None]
         musts = sum(reached <= goal.must for goal, reached in known)
         aims = sum(reached <= goal.aim for goal, reached in known)
-        return f"Goals: {musts} of {len(known)} met, {aims} of {len(known)} as well as aimed for." if known else ""
+        unknown = f"; {len(goals) - len(known)} not measured" if len(known) < len(goals) else ""
+        return f"Goals: {musts} of {len(known)} met, {aims} of {len(known)} as well as aimed for{unknown}."
 
     def left_out(self) -> list[str]:
         """Titles of the rows that this run did not measure."""
@@ -115,7 +120,7 @@ class Report:
         ratios = [_spread(self.ratios(figure.key, self.baseline), 2), "–" if best is None else f"{best:.2f}"]
         if self.limit in self.names:
             ratios.append(_spread(self.ratios(figure.key, self.limit), 2))
-        goals = "<br>".join(self.verdict(figure, goal) for goal in figure.goals)
+        goals = "<br>".join(self.verdict(figure, goal) for goal in figure.goals if self.judged)
         return [figure.title, *values, *ratios, goals]
 
     def json(self) -> dict[str, Any]:

@@ -19,18 +19,22 @@ def lines_below(report: Report, *, rounds: int, stall_rounds: int, machine: str)
         "default policy on, log to a pipe that is drained."
     )
     shares = "; ".join(
-        f"{kind}: " + ", ".join(f"{name} {share:.0%}" for name, share in report.busy_shares(kind).items())
+        f"{kind}, " + ", ".join(f"{name} {share:.0%}" for name, share in report.busy_shares(kind).items())
         for kind in ("calls", "flat out")
     )
     facts = (
         f"{report.replies} replies ({report.reply_bytes} bytes) compared byte by byte, all whole. Share of its core that a subject was "
-        f"busy, {shares}: well below 100 % the load was the bottleneck, and the rate a lower bound. "
+        f"busy: {shares}; well below 100 % the load was the bottleneck, and the rate a lower bound. "
         f"Windows of streams measured again because the machine fell behind: {report.behind}. "
         + (f"Series of a scrape: {report.series}. " if report.series else "")
         + f"{machine}."
     )
-    missing = report.left_out()
-    return [report.score(), method, facts, *([f"Left out of this run: {'; '.join(missing)}."] if missing else [])]
+    lines = [report.score(), method, facts]
+    if report.limit not in report.names:
+        lines.append(f"Without {report.limit}: it is not installed here.")
+    if missing := report.left_out():
+        lines.append(f"Left out of this run: {'; '.join(missing)}.")
+    return [line for line in lines if line]
 
 
 def publish(report: Report, below: list[str]) -> None:

@@ -22,7 +22,7 @@ from bench.subject import Failed, Subject, free_port
 _KEYS, _MODELS, _POLICIES = 4, 300, 198
 _STREAMED_MODELS = 40
 _LEAST_SERIES = 3500
-_BACKGROUND = wire.Stream(200, 0.02)  # 4 s, about as long as the phases take on a machine at rest
+_BACKGROUND = wire.Stream(130, 0.02)  # 2.6 s, about as long as the phases take on a machine at rest
 _BACKGROUND_STREAMS = 20
 _LARGE_BYTES = 1_000_000
 _PATIENCE_S = 15.0

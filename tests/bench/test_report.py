@@ -53,12 +53,20 @@ def test_a_goal_without_its_measure_is_not_called_met() -> None:
         "≤ 0.9 × bare relay: met; aim ≤ 0.75: met",
         "≤ 1.6 × nginx: not measured; aim ≤ 1.3",
     ]
-    assert made.score() == "Goals: 1 of 1 met, 1 of 1 as well as aimed for."
+    assert made.score().startswith("Goals: 1 of 1 met, 1 of 1 as well as aimed for; ")
+    assert made.score().endswith(" not measured.")
 
 
 def test_the_score_counts_medians() -> None:
     made = report(CALL.key, (10, 100, 200), (10, 100, 50), (10, 100, 60))
-    assert made.score() == "Goals: 1 of 1 met, 0 of 1 as well as aimed for."
+    assert made.score().startswith("Goals: 1 of 1 met, 0 of 1 as well as aimed for; ")
+
+
+def test_a_second_relay_has_no_goals() -> None:
+    made = report(CALL.key, (10, 100, 50))
+    made.judged = False
+    assert made.score() == ""
+    assert "met" not in made.table()
 
 
 def test_every_row_of_the_table_has_a_cell_for_every_head() -> None:

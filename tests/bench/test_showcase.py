@@ -24,5 +24,6 @@ def test_the_lines_name_what_was_left_out_and_what_was_repeated() -> None:
     made.behind = 2
     lines = "\n".join(lines_below(made, rounds=3, stall_rounds=1, machine="a machine"))
     assert "Left out of this run" in lines
+    assert "Without nginx" in lines
     assert "measured again because the machine fell behind: 2" in lines
     assert "a machine" in lines
