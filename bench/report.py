@@ -101,8 +101,9 @@ class Report:
         return f"Goals: {musts} of {len(known)} met, {aims} of {len(known)} as well as aimed for{unknown}."
 
     def left_out(self) -> list[str]:
-        """Titles of the rows that this run did not measure."""
-        return [figure.title for figure in FIGURES if not self.values[figure.key][self.subject]]
+        """Titles of the rows that this run did not measure; a row that is part of another goes without saying."""
+        missing = [figure.title for figure in FIGURES if not self.values[figure.key][self.subject]]
+        return [title for title in missing if not title.startswith("–")]
 
     def table(self) -> str:
         ratios = [f"÷ {self.baseline}", "÷ of the best", *([f"÷ {self.limit}"] if self.limit in self.names else [])]
