@@ -1,86 +1,148 @@
-"""The figures of one run: medians with their spread, and the ratio of Tollhouse to the bare relay within each round."""
+"""The figures of one run: medians with their spread, ratios within each round, and whether the goals are met.
+
+The rule a reader could break: a ratio is taken between two values of the same round, because the machine's mood changes more between
+rounds than within one.
+"""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from statistics import median
 from typing import Any
 
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One row. digits: after the point."""
-
-    key: str
-    title: str
-    digits: int
-    more_is_better: bool = False
+from bench.figures import FIGURES, Figure, Goal
 
 
-FIGURES = (
-    Figure("request_1k_us", "CPU µs per request, 1 kB prompt, 32 connections", 0),
-    Figure("request_32k_us", "CPU µs per request, 32 kB prompt, 32 connections", 0),
-    Figure("event_us", "CPU µs per SSE event, 100 streams × 50 events/s", 1),
-    Figure("requests_s", "requests/s on one core, 1 kB prompt, 32 connections", 0, more_is_better=True),
-    Figure("added_p50_us", "added latency p50, µs, one connection", 0),
-    Figure("added_p99_us", "added latency p99, µs, one connection", 0),
-    Figure("first_token_p50_us", "first token p50, µs, while 100 streams run", 0),
-    Figure("first_token_p99_us", "first token p99, µs, while 100 streams run", 0),
-    Figure("rss_idle_mib", "RSS idle, MiB", 1),
-    Figure("rss_after_mib", "RSS after the load, MiB", 1),
-    Figure("cold_start_s", "cold start: process start to first 200, s", 2),
-)
+def percentiles(nanoseconds: Sequence[int]) -> tuple[float, float]:
+    """p50 and p99 in µs; nothing has none."""
+    if not nanoseconds:
+        return 0.0, 0.0
+    ordered = sorted(nanoseconds)
+    p50, p99 = (ordered[min(len(ordered) - 1, int(len(ordered) * part))] / 1000 for part in (0.50, 0.99))
+    return p50, p99
 
 
 @dataclass(slots=True)
 class Report:
-    """What was measured so far: for every figure and subject one value per round."""
+    """What was measured so far. names: the subjects in the order of the columns, the limit (if there is one) first.
 
+    values: for every figure and subject one value per round. behind: windows that were measured again. series: of a full scrape.
+    judged: the goals apply, since the subject is Tollhouse.
+    """
+
+    names: tuple[str, ...]
+    limit: str
     baseline: str
     subject: str
     values: dict[str, dict[str, list[float]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
+    replies: int = 0
+    reply_bytes: int = 0
+    behind: int = 0
+    series: int = 0
+    judged: bool = True
+    shares: dict[str, dict[str, list[float]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(list)))
 
-    def add(self, subject: str, **figures: float) -> None:
+    def add(self, subject: str, figures: dict[str, float]) -> None:
         for key, value in figures.items():
             self.values[key][subject].append(value)
 
-    def ratios(self, key: str) -> list[float]:
-        """Round by round, because the machine's mood changes more between rounds than within one."""
-        pairs = zip(self.values[key][self.subject], self.values[key][self.baseline], strict=True)
-        return [mine / theirs for mine, theirs in pairs if theirs > 0]
+    def compared(self, replies: int, body_bytes: int) -> None:
+        """So many were whole, and as expected."""
+        self.replies += replies
+        self.reply_bytes += body_bytes
+
+    def busy(self, subject: str, share: float) -> None:
+        """The share of its core that it used under 32 or more connections."""
+        self.shares["calls"][subject].append(share)
+
+    def flat_out_busy(self, subject: str, share: float) -> None:
+        self.shares["flat out"][subject].append(share)
+
+    def busy_shares(self, kind: str) -> dict[str, float]:
+        """Medians."""
+        return {name: median(self.shares[kind][name]) for name in self.names if self.shares[kind][name]}
+
+    def ratios(self, key: str, other: str) -> list[float]:
+        """Round by round. None at all where the other added nothing in some round: what is left would be chance."""
+        pairs = list(zip(self.values[key][self.subject], self.values[key][other], strict=False))
+        return [mine / theirs for mine, theirs in pairs] if all(theirs > 0 for _, theirs in pairs) else []
 
     def best_ratio(self, figure: Figure) -> float | None:
         """Of the best round of each: what is left when the neighbours are quiet. None where nothing was added at best."""
         best = max if figure.more_is_better else min
-        mine, theirs = (best(self.values[figure.key][name]) for name in (self.subject, self.baseline))
+        both = [self.values[figure.key][name] for name in (self.subject, self.baseline)]
+        if not all(both):
+            return None
+        mine, theirs = map(best, both)
         return mine / theirs if theirs > 0 else None
 
+    def reached(self, figure: Figure, goal: Goal) -> float | None:
+        """The median that the goal is about; None when it was not measured."""
+        values = self.values[figure.key][self.subject] if goal.of == "itself" else self.ratios(figure.key, goal.of)
+        return median(values) if values else None
+
+    def verdict(self, figure: Figure, goal: Goal) -> str:
+        """must first, then aim."""
+        reached, of = self.reached(figure, goal), "" if goal.of == "itself" else f" × {goal.of}"
+        said = "not measured" if reached is None else "met" if reached <= goal.must else "**missed**"
+        aim = "" if reached is None else ": met" if reached <= goal.aim else ": not yet"
+        return f"≤ {goal.must:g}{of}: {said}; aim ≤ {goal.aim:g}{aim}"
+
+    def score(self) -> str:
+        """How many goals are met, in words. Empty when there are none to meet."""
+        if not self.judged:
+            return ""
+        goals = [(goal, self.reached(figure, goal)) for figure in FIGURES for goal in figure.goals]
+        known = [(goal, reached) for goal, reached in goals if reached is not None]
+        musts = sum(reached <= goal.must for goal, reached in known)
+        aims = sum(reached <= goal.aim for goal, reached in known)
+        unknown = f"; {len(goals) - len(known)} not measured" if len(known) < len(goals) else ""
+        return f"Goals: {musts} of {len(known)} met, {aims} of {len(known)} as well as aimed for{unknown}."
+
+    def left_out(self) -> list[str]:
+        """Titles of the rows that this run did not measure; a row that is part of another goes without saying."""
+        missing = [figure.title for figure in FIGURES if not self.values[figure.key][self.subject]]
+        return [title for title in missing if not title.startswith("–")]
+
     def table(self) -> str:
-        lines = [f"| | {self.baseline} | {self.subject} | ratio | ratio of the best |", "|---|---|---|---|---|"]
-        for figure in FIGURES:
-            best = self.best_ratio(figure)
-            cells = (
-                figure.title,
-                _spread(self.values[figure.key][self.baseline], figure.digits),
-                _spread(self.values[figure.key][self.subject], figure.digits),
-                _spread(self.ratios(figure.key), 2),
-                "–" if best is None else f"{best:.2f}",
-            )
-            lines.append(f"| {' | '.join(cells)} |")
+        ratios = [f"÷ {self.baseline}", "÷ of the best", *([f"÷ {self.limit}"] if self.limit in self.names else [])]
+        heads = ["", *self.names, *ratios, "goal"]
+        lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+        measured = [figure for figure in FIGURES if self.values[figure.key][self.subject]]
+        for group, figures in groupby(measured, key=lambda figure: figure.group):
+            lines.append(f"| **{group}** |" + " |" * (len(heads) - 1))
+            lines += [f"| {' | '.join(self._cells(figure))} |" for figure in figures]
         return "\n".join(lines)
 
+    def _cells(self, figure: Figure) -> list[str]:
+        values = [_spread(self.values[figure.key][name], figure.digits) for name in self.names]
+        best = self.best_ratio(figure)
+        ratios = [_spread(self.ratios(figure.key, self.baseline), 2), "–" if best is None else f"{best:.2f}"]
+        if self.limit in self.names:
+            ratios.append(_spread(self.ratios(figure.key, self.limit), 2))
+        goals = "<br>".join(self.verdict(figure, goal) for goal in figure.goals if self.judged)
+        return [figure.title, *values, *ratios, goals]
+
     def json(self) -> dict[str, Any]:
+        """Every round of every row."""
+        return {figure.key: self._row(figure) for figure in FIGURES if self.values[figure.key][self.subject]}
+
+    def _row(self, figure: Figure) -> dict[str, Any]:
+        measured = {name: values for name, values in self.values[figure.key].items() if values}
+        others = [name for name in (self.baseline, self.limit) if name in measured]
         return {
-            figure.key: {
-                "title": figure.title,
-                **{name: {"median": median(v), "rounds": v} for name, v in self.values[figure.key].items()},
-                "ratio": {"median": median(self.ratios(figure.key)), "rounds": self.ratios(figure.key)},
-                "ratio_of_the_best": self.best_ratio(figure),
-            }
-            for figure in FIGURES
+            "title": figure.title,
+            **{name: {"median": median(values), "rounds": values} for name, values in measured.items()},
+            "ratios": {name: self.ratios(figure.key, name) for name in others},
+            "ratio_of_the_best": self.best_ratio(figure),
+            "goals": [
+                {"of": goal.of, "must": goal.must, "aim": goal.aim, "reached": self.reached(figure, goal)} for goal in figure.goals
+            ],
         }
 
 
-def _spread(values: list[float], digits: int) -> str:
+def _spread(values: Sequence[float], digits: int) -> str:
     if not values:
         return "–"
     low, mid, high = (f"{v:.{digits}f}" for v in (min(values), median(values), max(values)))

@@ -17,6 +17,9 @@ _START_S = 20.0
 _STOP_S = 20.0
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
+_ROOT = (
+    Path(__file__).resolve().parents[1]
+)  # `python -m` puts it first on the path: what is measured is what stands beside this file
 
 
 class Failed(Exception):
@@ -47,6 +50,7 @@ class Subject:
             stdout=self._drain.stdin,
             stderr=subprocess.STDOUT,
             env=dict(env),
+            cwd=_ROOT,
             preexec_fn=lambda: _settle(core),
         )
         assert self._drain.stdin is not None
@@ -81,6 +85,9 @@ class Subject:
         """Resident memory of the whole process tree."""
         pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in self._tree())
         return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+    def signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
 
     def _tree(self) -> list[int]:
         if self._process.poll() is not None:

@@ -4,9 +4,11 @@ The rule a reader could break: all of it is fixed before anything is measured, a
 """
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 MODEL = "gpt-4.1-mini"
+KEY = "sk-bench-000000000000000000000000"
 _CREATED = 1_700_000_000
 _ID = "chatcmpl-BenchBenchBenchBenchBench"
 _WORDS = "The toll is paid once, at the gate, and the road beyond it is free to all who carry their own load. "
@@ -55,14 +57,41 @@ def usage_event(events: int) -> bytes:
     return b"data: " + json.dumps({**frame, "usage": _usage(events)}, separators=(",", ":")).encode() + b"\n\n"
 
 
-def request(port: int, *, prompt_bytes: int, capped: bool, stream: bool = False) -> bytes:
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """What the mock is asked to stream: so many events, so far apart; pace_s 0 is as fast as its socket takes them."""
+
+    events: int
+    pace_s: float
+
+    @property
+    def asked(self) -> str:
+        """Travels in the field `user`, which every subject hands on and the mock reads."""
+        return f"bench {self.events} {round(self.pace_s * 1e6)}"
+
+    @classmethod
+    def read(cls, body: bytes) -> "Stream":
+        """What the body of a call asks for."""
+        at = body.index(b'"user":"bench ') + 14
+        events, pace_us = body[at : body.index(b'"', at)].split()
+        return cls(int(events), int(pace_us) / 1e6)
+
+    @property
+    def expected(self) -> bytes:
+        """The whole body that a client must get."""
+        return EVENT * self.events + DONE
+
+
+def request(
+    port: int, *, prompt_bytes: int, capped: bool, stream: Stream | None = None, model: str = MODEL, key: str = KEY
+) -> bytes:
     """A chat call with the headers of the OpenAI Python SDK, and max_tokens or no cap at all."""
     prompt = (_WORDS * (1 + prompt_bytes // len(_WORDS)))[:prompt_bytes]
-    fields: dict[str, Any] = {"messages": [{"role": "user", "content": prompt}], "model": MODEL}
+    fields: dict[str, Any] = {"messages": [{"role": "user", "content": prompt}], "model": model}
     if capped:
         fields["max_tokens"] = 256
-    if stream:
-        fields["stream"] = True
+    if stream is not None:
+        fields |= {"stream": True, "user": stream.asked}
     body = json.dumps(fields, separators=(",", ":")).encode()
     head = (
         "POST /v1/chat/completions HTTP/1.1",
@@ -78,10 +107,16 @@ def request(port: int, *, prompt_bytes: int, capped: bool, stream: bool = False)
         "x-stainless-arch: x64",
         "x-stainless-runtime: CPython",
         "x-stainless-runtime-version: 3.11.7",
-        "authorization: Bearer sk-bench-000000000000000000000000",
+        f"authorization: Bearer {key}",
         "x-stainless-async: false",
         "x-stainless-retry-count: 0",
         "x-stainless-read-timeout: 600",
         f"content-length: {len(body)}",
     )
     return "\r\n".join((*head, "", "")).encode() + body
+
+
+def calls(port: int, *, prompt_bytes: int, stream: Stream | None = None) -> tuple[bytes, bytes]:
+    """The two kinds that every window mixes: with max_tokens, and without, which a clamp must give one."""
+    with_cap, without = (request(port, prompt_bytes=prompt_bytes, capped=capped, stream=stream) for capped in (True, False))
+    return with_cap, without
