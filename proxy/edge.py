@@ -106,7 +106,8 @@ class Edge:
         if not isinstance(trip.meter, StreamMeter) or error.code == "client_stalled":
             sink.abort()
             return
-        await sink.write(stream_event(trip.call.surface.name, error, sequence=trip.meter.sequence + 1))
+        if sink.write(stream_event(trip.call.surface.name, error, sequence=trip.meter.sequence + 1)):
+            await sink.room()
         await sink.end()
 
 

@@ -22,7 +22,8 @@ _TAIL_S = 1.0
 class Sink(Protocol):
     """Where an answer goes: the client's socket. head_sent: whether a status line has left; there is never a second.
 
-    Every coroutine waits while the reader is slow, may be cancelled, and raises ConnectionError when the reader is gone.
+    Everything that writes raises ConnectionError when the reader is gone. Every coroutine waits while the reader is slow, and may be
+    cancelled.
     """
 
     @property
@@ -30,7 +31,10 @@ class Sink(Protocol):
 
     async def start(self, status: int, headers: Mapping[str, str]) -> None: ...
 
-    async def write(self, chunk: bytes) -> None: ...
+    def write(self, chunk: bytes) -> bool:
+        """Some of the body. True: the reader is slow, and whoever writes waits for `room` before going on."""
+
+    async def room(self) -> None: ...
 
     async def end(self) -> None: ...
 
@@ -59,45 +63,46 @@ async def relay(
     settle: called once the usage is known, before the client sees the end, so that its next call finds the balances right.
     Errors: UpstreamError when the answer breaks off or reports a failure. Cancelled by the watch or a client that left.
     """
+    token_at: float | None = None
     if meter.streams:
         await sink.start(answer.status, head())
         watch.expect("first_token", timeouts.first_token)
+        token_at = watch.at
     else:
         watch.expect("idle", timeouts.idle)
-    token_at: float | None = watch.at
-    while chunk := await _next(answer, ended=meter.ended):
+    while chunk := await (_tail(answer) if meter.ended else answer.read()):
         passed = meter.feed(chunk)
-        if meter.streams and meter.first_token and token_at is not None:
+        if token_at is not None and meter.first_token:
             token_at = None
             first_token()
         if meter.ended:
             await settle()
         if passed:
-            watch.expect("write_stall", timeouts.write_stall)
             if not sink.head_sent:
+                watch.expect("write_stall", timeouts.write_stall)
                 await sink.start(answer.status, head())
-            await sink.write(passed)
+            if sink.write(passed):
+                watch.expect("write_stall", timeouts.write_stall)
+                await sink.room()
         if meter.error is not None:
             raise in_band_refusal(meter.error, secrets=secrets())
-        if meter.streams and token_at is not None:
-            watch.expect_at("first_token", token_at)
-        else:
+        if token_at is None:
             watch.expect("idle", timeouts.idle)
+        else:
+            watch.expect_at("first_token", token_at)
     rest = meter.finish()
     await settle()
     watch.expect("write_stall", timeouts.write_stall)
     if not sink.head_sent:
         await sink.whole(answer.status, head(), rest)
         return
-    if rest:
-        await sink.write(rest)
+    if rest and sink.write(rest):
+        await sink.room()
     await sink.end()
 
 
-async def _next(answer: Answer, *, ended: bool) -> bytes:
-    """The next chunk. After the surface's own end only the framing's can follow; it is waited for, but not for long."""
-    if not ended:
-        return await answer.read()
+async def _tail(answer: Answer) -> bytes:
+    """What follows the surface's own end: only the framing's can. It is waited for, but not for long."""
     try:
         async with asyncio.timeout(_TAIL_S):
             return await answer.read()

@@ -117,22 +117,22 @@ class Trip:
 
     def outcome(self) -> Outcome:
         """How it ended, once and for all. For when `ended_ns` is known."""
-        error = self.error
+        error, began_ns = self.error, self.started_ns
         return Outcome(
-            ending=self.ending,
-            status=self.status,
-            usage=self.usage,
-            usage_source=self.usage_source,
-            cost_nanousd=self.cost_nanousd,
-            model_served=self.meter.model if self.meter is not None else None,
-            upstream=self.upstream,
-            error=error.code if error is not None else None,
-            refused_by=(error.policy, error.clause or "") if error is not None and error.policy else None,
-            admit_ms=self._ms(self.admitted_ns),
-            first_byte_ms=self._ms(self.first_byte_ns),
-            first_token_ms=self._ms(self.first_token_ns),
-            total_ms=(self.ended_ns - self.started_ns) / 1e6,
-            upstream_request_id=self.upstream_request_id,
+            self.ending,
+            self.status,
+            self.usage,
+            self.usage_source,
+            self.cost_nanousd,
+            self.meter.model if self.meter is not None else None,
+            self.upstream,
+            error.code if error is not None else None,
+            (error.policy, error.clause or "") if error is not None and error.policy else None,
+            None if self.admitted_ns is None else (self.admitted_ns - began_ns) / 1e6,
+            None if self.first_byte_ns is None else (self.first_byte_ns - began_ns) / 1e6,
+            None if self.first_token_ns is None else (self.first_token_ns - began_ns) / 1e6,
+            (self.ended_ns - began_ns) / 1e6,
+            self.upstream_request_id,
         )
 
     def server_timing(self) -> str:
@@ -143,6 +143,3 @@ class Trip:
         if self.first_byte_ns is None:
             return admit
         return f"{admit}, upstream;dur={(self.first_byte_ns - self.admitted_ns) / 1e6:.2f}"
-
-    def _ms(self, at_ns: int | None) -> float | None:
-        return None if at_ns is None else (at_ns - self.started_ns) / 1e6

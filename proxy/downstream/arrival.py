@@ -11,7 +11,6 @@ from typing import Protocol
 from proxy.errors import InvalidCall
 
 HIGH_WATER_BYTES = 256 << 10  # what waits for a reader; one read of the loop may come on top
-_NOTHING: tuple[str, ...] = ()
 
 
 class Line(Protocol):
@@ -54,11 +53,10 @@ class HttpArrival:
         self,
         line: Line,
         loop: asyncio.AbstractEventLoop,
-        *,
         method: str,
         target: str,
         headers: Mapping[str, str],
-        repeated: tuple[str, ...] = _NOTHING,
+        repeated: tuple[str, ...],
         loopback: bool,
         keep: bool,
         modern: bool,
@@ -88,20 +86,23 @@ class HttpArrival:
         told = self.headers.get("content-length")
         if told is not None and int(told) > most_bytes:
             return None
-        if not self.whole:
-            self._invite()
-        taken: list[bytes] = []
-        got = 0
-        while True:
+        if self.whole:
+            return self._joined() if self.size <= most_bytes else None
+        self._invite()
+        while not self.whole:
             if self._fault:
                 raise _malformed()
-            got += self.size
-            if got > most_bytes:
+            if self.size > most_bytes:
                 return None
-            taken += self._take()
-            if self.whole:
-                return taken[0] if len(taken) == 1 else b"".join(taken)
+            if self.held:
+                self.held = False
+                self._line.go_on()
             await self._news()
+        return self._joined() if self.size <= most_bytes else None
+
+    def _joined(self) -> bytes:
+        taken = self._take()
+        return taken[0] if len(taken) == 1 else b"".join(taken)
 
     async def chunks(self, most_bytes: int) -> AsyncIterator[bytes]:
         """The contract's `chunks`."""

@@ -58,7 +58,6 @@ class ClientConnection(asyncio.Protocol):
     __slots__ = (
         "_arrival",
         "_deaf",
-        "_fields",
         "_head_bytes",
         "_head_open",
         "_headers",
@@ -89,7 +88,7 @@ class ClientConnection(asyncio.Protocol):
         self._room: asyncio.Future[None] | None = None
         self._deaf = False  # nothing that comes is looked at any more
         self._head_open = False
-        self._head_bytes = self._fields = 0
+        self._head_bytes = 0
         self._url = b""
         self._headers: dict[str, str] = {}
         self._repeated: tuple[str, ...] = ()
@@ -206,45 +205,46 @@ class ClientConnection(asyncio.Protocol):
         self._url = b""
         self._headers = {}
         self._repeated = ()
-        self._fields = 0
 
     def on_url(self, url: bytes) -> None:
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._head_open:
-            return  # a trailer: dropped
-        self._fields += 1
+        headers = self._headers  # of a trailer: a dict that nobody looks at
         key = _lower(name)
-        try:
-            text = value.decode()
-        except UnicodeDecodeError:
-            text = value.decode("utf-8", "surrogateescape")
-        headers = self._headers
         if key in headers:
-            self._repeated = (*self._repeated, key)
-            text = f"{headers[key]}, {text}"
-        headers[key] = text
+            self._repeat(key, value)
+            return
+        try:
+            headers[key] = value.decode()
+        except UnicodeDecodeError:
+            headers[key] = value.decode("utf-8", "surrogateescape")
+
+    def _repeat(self, key: str, value: bytes) -> None:
+        """A field that stands more than once."""
+        self._repeated = (*self._repeated, key)
+        self._headers[key] += ", " + value.decode("utf-8", "surrogateescape")
 
     def on_headers_complete(self) -> None:
         self._head_open = False
         self._head_bytes = 0
         if self._deaf:
             return
-        parser, headers = self._parser, self._headers
-        if self._fields > MOST_FIELDS or len(self._url) + sum(map(len, headers.values())) > MOST_HEAD_BYTES:
+        parser, headers, repeated = self._parser, self._headers, self._repeated
+        self._headers = {}
+        if len(headers) + len(repeated) > MOST_FIELDS or len(self._url) + sum(map(len, headers.values())) > MOST_HEAD_BYTES:
             self._malformed()
             return
         arrival = self._arrival = HttpArrival(
             self,
             self._loop,
-            method=parser.get_method().decode(),
-            target=self._url.decode("utf-8", "surrogateescape"),
-            headers=headers,
-            repeated=self._repeated,
-            loopback=self._loopback,
-            keep=parser.should_keep_alive(),
-            modern=parser.get_http_version() == "1.1",
+            parser.get_method().decode(),
+            self._url.decode("utf-8", "surrogateescape"),
+            headers,
+            repeated,
+            self._loopback,
+            parser.should_keep_alive(),
+            parser.get_http_version() == "1.1",
         )
         if self._running is None:
             self._begin(arrival)
@@ -340,7 +340,7 @@ class ClientConnection(asyncio.Protocol):
             self._enqueue(None)
 
     def _refuse(self) -> None:
-        sink = HttpSink(self, self._transport, bodiless=False, modern=True, keep_alive=False)
+        sink = HttpSink(self, self._transport, False, True, False)
         self._task = self._loop.create_task(self._say_malformed(sink))
 
     async def _say_malformed(self, sink: HttpSink) -> None:
@@ -349,7 +349,7 @@ class ClientConnection(asyncio.Protocol):
         self._transport.close()
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def _lower(name: bytes) -> str:
     """Remembered: clients send the same few names in every call."""
     return name.decode("latin-1").lower()

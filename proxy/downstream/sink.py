@@ -38,7 +38,7 @@ class HttpSink:
 
     __slots__ = ("_bodiless", "_chunked", "_line", "_modern", "_transport", "head_sent", "keep_alive")
 
-    def __init__(self, line: Line, transport: asyncio.Transport, *, bodiless: bool, modern: bool, keep_alive: bool) -> None:
+    def __init__(self, line: Line, transport: asyncio.Transport, bodiless: bool, modern: bool, keep_alive: bool) -> None:
         self._line = line
         self._transport = transport
         self._bodiless = bodiless
@@ -62,15 +62,13 @@ class HttpSink:
             framing += "cache-control: no-cache\r\nx-accel-buffering: no\r\n"
         await self._send(self._head(status, headers, framing))
 
-    async def write(self, chunk: bytes) -> None:
-        if self._bodiless:
-            return
-        transport = self._transport
-        if transport.is_closing():
-            raise ConnectionResetError("the client is gone")
-        transport.write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if self._chunked else chunk)
-        if self._line.slow:
-            await self._line.room()
+    def write(self, chunk: bytes) -> bool:
+        if not self._bodiless:
+            self._put(b"%x\r\n%b\r\n" % (len(chunk), chunk) if self._chunked else chunk)
+        return self._line.slow
+
+    async def room(self) -> None:
+        await self._line.room()
 
     async def end(self) -> None:
         if self._chunked:
@@ -102,8 +100,11 @@ class HttpSink:
         return head.encode("utf-8", "surrogateescape")
 
     async def _send(self, data: bytes) -> None:
+        self._put(data)
+        if self._line.slow:
+            await self._line.room()
+
+    def _put(self, data: bytes) -> None:
         if self._transport.is_closing():
             raise ConnectionResetError("the client is gone")
         self._transport.write(data)
-        if self._line.slow:
-            await self._line.room()

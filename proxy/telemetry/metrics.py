@@ -6,6 +6,7 @@ public code. And a sum over all values of a label must mean something, so token 
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from proxy.call import NOBODY, Call, Outcome, Principal, Usage
@@ -81,8 +82,40 @@ DECLARED: Mapping[str, Declaration] = {
 _PAGE_KINDS = ("log", "webhook", "slack", "pagerduty", "alertmanager")
 _PAGE_RESULTS = ("delivered", "failed", "given_up")
 _GLOB = frozenset("*?[")
+_MOST_BOUND = 4096
+_NO_PARTS = Usage()[2:]
 _STATUS_CLASSES = {0: NONE, 1: "1xx", 2: "2xx", 3: "3xx", 4: "4xx", 5: "5xx"}
 _UPSTREAM_ENDINGS = frozenset(("upstream_error", "upstream_broken", "timed_out"))
+
+
+class _Classes:
+    """The token counters of one model and source, each made when it first counts."""
+
+    __slots__ = ("_counters", "_family", "_model", "_source")
+
+    def __init__(self, family: Family[Counter], model: str, source: str) -> None:
+        self._family, self._model, self._source = family, model, source
+        self._counters: dict[str, Counter] = {}
+
+    def add(self, name: str, count: int) -> None:
+        if not count:
+            return
+        counter = self._counters.get(name)
+        if counter is None:
+            counter = self._counters[name] = self._family.child(self._model, name, self._source)
+        counter.value += count
+
+
+@dataclass(slots=True, eq=False)
+class _Series:
+    """What calls of one surface, model and key count on. model, key: the labels. calls: by ending and hundreds of the status."""
+
+    model: str
+    key: str
+    cost: Counter
+    seconds: Histogram
+    calls: dict[tuple[str, int], Counter] = field(default_factory=dict)
+    tokens: dict[str, _Classes] = field(default_factory=dict)
 
 
 class Metrics:
@@ -99,6 +132,7 @@ class Metrics:
         self._model_globs: tuple[str, ...] = ()
         self._keys: frozenset[str] = frozenset()
         self._budget_ends: dict[str, int] = {}
+        self._series: dict[tuple[str, str | None, str], _Series] = {}
 
         self.build_info = self._gauge("tollhouse_build_info")
         self.calls = self._counter("tollhouse_calls_total")
@@ -140,17 +174,20 @@ class Metrics:
 
     def call_finished(self, call: Call, outcome: Outcome, *, settle_ms: float | None = None) -> None:
         """Count one call: how it ended, how long it took, what it used and cost. settle_ms: time the settlement took."""
-        model = self._model_label(call.model)
-        key = self._key_label(call.principal)
-        surface = call.surface.name
-        self.calls.child(surface, model, key, outcome.ending, _STATUS_CLASSES.get(outcome.status // 100, OTHER)).inc()
-        self._time(surface, model, outcome, settle_ms)
+        about = (call.surface.name, call.model, call.principal.key)
+        series = self._series.get(about) or self._bind(about, call.principal)
+        status = outcome.status // 100
+        ended = series.calls.get((outcome.ending, status))
+        if ended is None:
+            ended = series.calls[outcome.ending, status] = self.calls.child(
+                about[0], series.model, series.key, outcome.ending, _STATUS_CLASSES.get(status, OTHER)
+            )
+        ended.value += 1
+        self._time(series, outcome, settle_ms)
         if outcome.usage_source is not None:
             self.usage_source.child(outcome.usage_source).inc()
-            for name, count in disjoint(outcome.usage):
-                if count:
-                    self.tokens.child(model, name, outcome.usage_source).inc(count)
-            self.cost_nanousd.child(model, key).inc(outcome.cost_nanousd)
+            self._used(series, outcome.usage, outcome.usage_source)
+            series.cost.value += outcome.cost_nanousd
         if outcome.refused_by is not None:
             self.refusals.child(*outcome.refused_by, "enforce").inc()
         elif call.clamps:
@@ -167,14 +204,15 @@ class Metrics:
         limit, window = balance.charge.limit, balance.window
         if window is None or limit.unit is not Unit.NANOUSD:
             return
-        gauge = self.budget_spent_ratio.child(limit.policy)
-        ratio = balance.spent / limit.amount if limit.amount else 1.0
-        known_end = self._budget_ends.get(limit.policy, 0)
+        policy, most = limit.policy, limit.rule.amount
+        ratio = balance.spent / most if most else 1.0
+        gauge = self.budget_spent_ratio.child(policy)
+        known_end = self._budget_ends.get(policy, 0)
         if window[1] > known_end:
-            self._budget_ends[limit.policy] = window[1]
-            gauge.set(ratio)
-        elif window[1] == known_end:
-            gauge.set(max(gauge.value, ratio))
+            self._budget_ends[policy] = window[1]
+            gauge.value = ratio
+        elif window[1] == known_end and ratio > gauge.value:
+            gauge.value = ratio
 
     def policy_activated(
         self, *, version: str, models: Iterable[str], keys: Iterable[str], clauses: Iterable[tuple[str, str, str]]
@@ -189,6 +227,7 @@ class Metrics:
         self._models = names.difference(self._model_globs)
         self._keys = frozenset(keys)
         self._budget_ends.clear()
+        self._series.clear()
         self.budget_spent_ratio.clear()
         for policy, clause, mode in clauses:
             self.refusals.child(policy, clause, mode)
@@ -217,19 +256,41 @@ class Metrics:
             collect()
         return await render(self._families)
 
-    def _time(self, surface: str, model: str, outcome: Outcome, settle_ms: float | None) -> None:
+    def _bind(self, about: tuple[str, str | None, str], principal: Principal) -> "_Series":
+        """The children of calls of one surface, model and key, looked up once. Names come from clients, so there is a bound."""
+        surface, asked, _ = about
+        model, key = self._model_label(asked), self._key_label(principal)
+        series = _Series(model=model, key=key, cost=self.cost_nanousd.child(model, key), seconds=self.call_seconds.child(surface))
+        if len(self._series) >= _MOST_BOUND:
+            self._series.clear()
+        self._series[about] = series
+        return series
+
+    def _used(self, series: "_Series", usage: Usage, source: str) -> None:
+        classes = series.tokens.get(source)
+        if classes is None:
+            classes = series.tokens[source] = _Classes(self.tokens, series.model, source)
+        if usage[2:] == _NO_PARTS:  # neither cached nor reasoned, as most
+            classes.add("input", usage.input_tokens)
+            classes.add("output", usage.output_tokens)
+        else:
+            for name, count in disjoint(usage):
+                classes.add(name, count)
+
+    def _time(self, series: "_Series", outcome: Outcome, settle_ms: float | None) -> None:
         admit, first_byte, stream, settle = self._stages
-        if outcome.admit_ms is not None:
-            admit.observe(outcome.admit_ms / 1000)
-            if outcome.first_byte_ms is not None:
-                first_byte.observe((outcome.first_byte_ms - outcome.admit_ms) / 1000)
-                stream.observe((outcome.total_ms - outcome.first_byte_ms) / 1000)
+        admit_ms, first_byte_ms, total_ms = outcome.admit_ms, outcome.first_byte_ms, outcome.total_ms
+        if admit_ms is not None:
+            admit.observe(admit_ms / 1000)
+            if first_byte_ms is not None:
+                first_byte.observe((first_byte_ms - admit_ms) / 1000)
+                stream.observe((total_ms - first_byte_ms) / 1000)
         if outcome.first_token_ms is not None:
-            self.first_token_seconds.child(model).observe(outcome.first_token_ms / 1000)
+            self.first_token_seconds.child(series.model).observe(outcome.first_token_ms / 1000)
         if settle_ms is not None:
             settle.observe(settle_ms / 1000)
         if outcome.ending != "refused":  # a refusal takes no time, and many would hide how slow the answers are
-            self.call_seconds.child(surface).observe(outcome.total_ms / 1000)
+            series.seconds.observe(total_ms / 1000)
 
     def _key_label(self, principal: Principal) -> str:
         if principal.key in self._keys:

@@ -62,9 +62,16 @@ class HttpAnswer:
             if self.whole:
                 self.told = True
                 return b""
-            await self._news()
-        taken = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        chunks.clear()
+            waiter = self._waiter = self._loop.create_future()  # as `_news`, which would cost each event a coroutine
+            try:
+                await waiter
+            finally:
+                self._waiter = None
+        if len(chunks) == 1:
+            taken = chunks.pop()
+        else:
+            taken = b"".join(chunks)
+            chunks.clear()
         self.size = 0
         if self.held and self._line is not None:
             self.held = False

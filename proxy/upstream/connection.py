@@ -36,7 +36,6 @@ HIGH_WATER_BYTES = 64 << 10
 PIECE_BYTES = 128 << 10
 
 _TIMEOUT = re.compile(r"(?:^|[,;\s])timeout=(\d{1,6})", re.IGNORECASE)
-_LONGEST_KEPT_NAME = 64
 
 
 class Owner(Protocol):
@@ -59,8 +58,6 @@ class Connection(asyncio.Protocol):
         "_answer",
         "_bodiless",
         "_dry_bytes",
-        "_fields",
-        "_head_bytes",
         "_keep",
         "_look",
         "_loop",
@@ -68,6 +65,7 @@ class Connection(asyncio.Protocol):
         "_owner",
         "_parser",
         "_plain",
+        "_repeated",
         "_requests",
         "_sending",
         "_sock",
@@ -146,7 +144,7 @@ class Connection(asyncio.Protocol):
         answer = self._answer = HttpAnswer(self, self._loop)
         self._bodiless = bodiless
         self._keep = self._until_end = False
-        self._fields = self._head_bytes = self._dry_bytes = 0
+        self._repeated = self._dry_bytes = 0
         self._sending = rest is not None
         try:
             if rest is not None:
@@ -307,15 +305,16 @@ class Connection(asyncio.Protocol):
         answer = self._answer
         if answer is None or answer.status:
             return  # a trailer: dropped
-        self._fields += 1
-        self._head_bytes += len(name) + len(value) + 4
-        key = _lower(name) if len(name) <= _LONGEST_KEPT_NAME else name.decode("ascii").lower()
+        headers = answer.headers
+        key = _lower(name)
         try:
             text = value.decode()
         except UnicodeDecodeError:
             text = value.decode("latin-1")
-        headers = answer.headers
-        headers[key] = f"{headers[key]}, {text}" if key in headers else text
+        if key in headers:
+            self._repeated += 1
+            text = f"{headers[key]}, {text}"
+        headers[key] = text
 
     def on_headers_complete(self) -> None:
         answer, parser = self._answer, self._parser
@@ -339,7 +338,7 @@ class Connection(asyncio.Protocol):
 
     def _refused(self, status: int, version: str, headers: dict[str, str]) -> str | None:
         """Why a head that llhttp accepts is not accepted here. Source: RFC 9112, sections 2.3, 6.1 and 6.3; RFC 9110, section 15."""
-        if self._fields > MOST_FIELDS or self._head_bytes > MOST_HEAD_BYTES:
+        if len(headers) + self._repeated > MOST_FIELDS or sum(map(len, headers.values())) > MOST_HEAD_BYTES:
             return "head too large"
         if version != "1.1" and version != "1.0":
             return "not HTTP/1"
@@ -370,7 +369,7 @@ class Connection(asyncio.Protocol):
             self._keep = parser.should_keep_alive()
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def _lower(name: bytes) -> str:
-    """Remembered: upstreams send the same few names in every answer. Long ones are made up by somebody, and not kept."""
+    """Remembered: upstreams send the same few names in every answer."""
     return name.decode("ascii").lower()

@@ -32,6 +32,9 @@ _DONE = b"[DONE]"
 _TERMINAL = frozenset({"response.completed", "response.incomplete", "response.failed"})
 _TEXT_KEYS = frozenset({"content", "reasoning_content", "reasoning", "refusal", "text"})
 _CALL_KEYS = frozenset({"tool_calls", "function_call", "audio"})
+_OUTPUT_KEYS = _TEXT_KEYS | _CALL_KEYS
+_CONTENT = b'"content":"'
+_MOST_FRAMES = 8  # looked for in a stream: the head of an answer, a change of its model or choice, and a few more
 _USAGE = re.compile(rb'"usage"\s*:\s*(?=\{)')
 _JSON = json.JSONDecoder()
 
@@ -220,14 +223,55 @@ class StreamMeter(_Reading):
         self._splitter = Splitter()
         self._hide_usage = hide_usage
         self._passing = True
+        # What stands before and behind the text of the last event that was read: the next one often differs in its text alone.
+        self._frame: tuple[bytes, bytes] | None = None
+        self._frames_left = _MOST_FRAMES
 
     def feed(self, chunk: bytes) -> bytes:
+        if self._frame is not None and self._splitter.clean and self._like_the_last(*self._frame, chunk):
+            return chunk
         events = self._splitter.feed(chunk)
         if self._splitter.rest_bytes > MOST_EVENT_BYTES:
             raise UpstreamError("upstream_broken", "The upstream sent an event that is too large.")
         if len(events) == 1:
             return events[0] if self._see(events[0]) else b""
         return b"".join([event for event in events if self._see(event)])
+
+    def _like_the_last(self, before: bytes, behind: bytes, chunk: bytes) -> bool:
+        """Whether a chunk is one event that differs from one that was read in its text alone, and that without quotes or escapes."""
+        end = len(chunk) - len(behind)
+        start = len(before)
+        if end < start or not chunk.startswith(before) or not chunk.endswith(behind):
+            return False
+        text = chunk[start:end]
+        if b'"' in text or b"\\" in text or self.error is not None or self.ended:
+            return False
+        if text:
+            self.first_token = True
+            if len(self.text) < MOST_TEXT_BYTES:
+                self.text += text
+        return True
+
+    def _remember(self, event: bytes, choices: Any) -> None:
+        """Take the frame of an event whose only text is the content of its only delta. Some servers' frames never come twice."""
+        self._frames_left -= 1
+        if (
+            type(choices) is not list
+            or len(choices) != 1
+            or type(choices[0]) is not dict
+            or type(choices[0].get("delta")) is not dict
+        ):
+            return
+        delta = choices[0]["delta"]
+        content = delta.get("content")
+        if type(content) is not str or any(value for key, value in delta.items() if key != "content" and key in _OUTPUT_KEYS):
+            return
+        written = content.encode("utf-8", "surrogatepass")
+        start = event.find(_CONTENT) + len(_CONTENT)
+        end = start + len(written)
+        shown = event[start : end + 1] == written + b'"' and b"\\" not in written and event.count(_CONTENT) == 1
+        if shown and event.startswith(b"data: ") and event.count(b"\n") == 2 and event.endswith(b"\n\n"):
+            self._frame = event[:start], event[end:]
 
     def finish(self) -> bytes:
         rest = self._splitter.finish()
@@ -260,7 +304,7 @@ class StreamMeter(_Reading):
             return True
         error = said.get("error")
         if "choices" in said and not error:
-            return self._read_choices(said)
+            return self._read_choices(said, event)
         kind = said.get("type")
         if isinstance(kind, str):
             self._number(said.get("sequence_number"))
@@ -272,7 +316,7 @@ class StreamMeter(_Reading):
             self._read_typed(kind, said)
         return True
 
-    def _read_choices(self, said: Mapping[str, Any]) -> bool:
+    def _read_choices(self, said: Mapping[str, Any], event: bytes) -> bool:
         """A chunk of chat or completions."""
         if self.model is None and isinstance(said.get("model"), str):
             self.model = said["model"]
@@ -290,6 +334,8 @@ class StreamMeter(_Reading):
                 self._wrote(choice.get("text"))
         block = said.get("usage")
         if block is None:
+            if self._frames_left:
+                self._remember(event, choices)
             return True
         self._told(block)
         return not (self._hide_usage and choices == [])

@@ -20,13 +20,14 @@ class Splitter:
     out alone, as LATE_LF, and belongs to the event before it.
     """
 
-    __slots__ = ("_after_cr", "_rest")
+    __slots__ = ("_after_cr", "_rest", "clean")
 
     END = _END  # what ends an event
 
     def __init__(self) -> None:
         self._rest = bytearray()
         self._after_cr = False
+        self.clean = True  # whatever comes next begins an event
 
     def __repr__(self) -> str:
         return f"<Splitter rest={len(self._rest)}>"
@@ -47,6 +48,7 @@ class Splitter:
         rest = self._rest
         if not rest and chunk.endswith(b"\n\n") and chunk.find(b"\n\n") == len(chunk) - 2 and b"\r" not in chunk:
             events.append(chunk)  # what a model server sends nearly always: one event, one write
+            self.clean = True
             return events
         start = max(0, len(rest) - 3)  # the blank line may have begun in an earlier chunk; what lies before was searched then
         rest += chunk
@@ -57,6 +59,7 @@ class Splitter:
         if taken:
             self._after_cr = taken == len(rest) and rest.endswith(b"\r")
             del rest[:taken]
+        self.clean = not rest and not self._after_cr
         return events
 
     def finish(self) -> bytes:

@@ -155,6 +155,44 @@ def test_a_chat_stream_tells_its_model_text_and_usage() -> None:
     assert (told.model, told.usage, told.ended, told.broken, told.nonsense) == ("gpt-4.1", USAGE, True, None, False)
 
 
+PIECES = st.lists(
+    st.text(max_size=8) | st.sampled_from(['"', "\\", "\n", '"},{"delta":{"content":"', "é", "\u2028", "", "a"]), max_size=12
+)
+
+
+@PATIENT
+@given(
+    PIECES,
+    st.lists(st.sampled_from([{}, {"model": "m2"}, {"usage": None}, {"obfuscation": "xy"}]), min_size=1, max_size=3),
+    st.booleans(),
+)
+def test_events_that_differ_in_their_text_alone_are_read_like_any_others(
+    pieces: list[str], shapes: list[dict[str, Any]], ascii_only: bool
+) -> None:
+    """Whole events in a row take a short way; a byte at a time they cannot."""
+    events = []
+    for shape in shapes:
+        for piece in pieces:
+            said = {"id": "c", "choices": [{"index": 0, "delta": {"content": piece}, "finish_reason": None}], **shape}
+            events.append(b"data: " + json.dumps(said, separators=(",", ":"), ensure_ascii=ascii_only).encode() + b"\n\n")
+    whole = b"".join((*events, DONE))
+    told = stream([*events, DONE])
+    assert told == stream(whole[at : at + 1] for at in range(len(whole)))
+    assert (told.out, told.text) == (whole, "".join(pieces) * len(shapes))
+
+
+def test_an_event_in_which_something_else_speaks_too_is_not_taken_for_its_like() -> None:
+    frame = '{"choices":[{"delta":{"content":"%s"}}]}'
+    both = '{"choices":[{"delta":{"content":"%s","reasoning":"r"}}]}'
+    two = '{"choices":[{"delta":{"content":"%s"}},{"delta":{"content":"z"}}]}'
+    said = [f"data: {kind % text}\n\n".encode() for text in "ab" for kind in (frame, both, two)]
+    usage = b'data: {"choices":[],"usage":{"prompt_tokens":1,"completion_tokens":9}}\n\n'
+    error = b'data: {"error":{"message":"no"}}\n\n'
+    told = stream([said[0], said[0], *said, usage, error])
+    assert sorted(told.text) == sorted("aa" + "aaraz" + "bbrbz")
+    assert (told.usage, told.error) == (Usage(1, 9), {"message": "no"})
+
+
 def test_a_role_alone_is_no_token() -> None:
     meter = StreamMeter(hide_usage=False)
     meter.feed(FIRST)
