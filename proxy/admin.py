@@ -3,23 +3,27 @@
 The rule a reader could break: nothing here changes state, and nothing here shows a secret.
 """
 
-import asyncio
+import contextlib
 import hmac
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
-from aiohttp import web
 
-from proxy.downstream.connection import is_loopback
+from proxy.downstream.arrival import HttpArrival
+from proxy.downstream.listener import Listener
+from proxy.downstream.sink import HttpSink
 from proxy.policy.policyset import PolicySet
+from proxy.relay import Head
 from proxy.telemetry.exposition import CONTENT_TYPE
 
+Page = tuple[int, str, bytes]  # status, content type, body
+_TEXT = "text/plain; charset=utf-8"
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 
 
 class Admin:
-    """Serves the admin port. ready: whether calls are taken; render: the metrics."""
+    """Serves the admin port. ready: whether calls are taken; render: the metrics. listener: its port and connections."""
 
     def __init__(
         self,
@@ -28,51 +32,46 @@ class Admin:
         render: Callable[[], Awaitable[bytes]],
         policies: Callable[[], PolicySet],
         token: str | None,
+        wall_s: Callable[[], float],
     ) -> None:
         self._ready = ready
         self._render = render
         self._policies = policies
         self._token = token
-        self._server: asyncio.Server | None = None
-        self._web: web.Server | None = None
+        self.listener = Listener(answer=self._answer, malformed=self._malformed, wall_s=wall_s)
 
     def __repr__(self) -> str:
-        return f"<Admin listening={self._server is not None}>"
+        return f"<Admin {self.listener!r}>"
 
-    async def listen(self, host: str, port: int) -> tuple[str, int]:
-        """Accept connections. Returns where. Errors: OSError when the address is taken."""
-        self._web = web.Server(self._answer, access_log=None, keepalive_timeout=75.0)
-        self._server = await asyncio.get_running_loop().create_server(self._web, host, port, reuse_address=True)
-        name = self._server.sockets[0].getsockname()
-        return name[0], name[1]
+    async def _answer(self, arrival: HttpArrival, sink: HttpSink) -> None:
+        status, kind, body = await self._page(arrival)
+        with contextlib.suppress(ConnectionError):  # whoever asked has left
+            await sink.whole(Head(status, [f"content-type: {kind}"]), body)
 
-    async def close(self) -> None:
-        if self._server is not None:
-            self._server.close()
-        if self._web is not None:
-            await self._web.shutdown(0.2)
+    async def _malformed(self, sink: HttpSink) -> None:
+        status, kind, body = _json(400, {"error": {"message": "The HTTP request is malformed."}})
+        await sink.whole(Head(status, [f"content-type: {kind}"]), body)
 
-    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        path = request.path
-        if path not in OPEN_PATHS and not self._trusted(request):
+    async def _page(self, arrival: HttpArrival) -> Page:
+        path = arrival.target.partition("?")[0]
+        if path not in OPEN_PATHS and not self._trusted(arrival):
             return _json(401, {"error": {"message": "Send the admin token as 'Authorization: Bearer TOKEN'."}})
-        if request.method not in ("GET", "HEAD"):
+        if arrival.method not in ("GET", "HEAD"):
             return _json(405, {"error": {"message": "Only GET is answered here."}})
         if path == "/healthz":
-            return web.Response(text="ok\n")
+            return 200, _TEXT, b"ok\n"
         if path == "/readyz":
-            ready = self._ready()
-            return web.Response(status=200 if ready else 503, text="ready\n" if ready else "not ready\n")
+            return (200, _TEXT, b"ready\n") if self._ready() else (503, _TEXT, b"not ready\n")
         if path == "/metrics":
-            return web.Response(body=await self._render(), headers={"content-type": CONTENT_TYPE})
+            return 200, CONTENT_TYPE, await self._render()
         if path == "/policy":
             return _json(200, _shown(self._policies()))
         return _json(404, {"error": {"message": "There is no such page."}})
 
-    def _trusted(self, request: web.BaseRequest) -> bool:
-        if is_loopback(request.transport):
+    def _trusted(self, arrival: HttpArrival) -> bool:
+        if arrival.loopback:
             return True
-        sent = request.headers.get("authorization", "").removeprefix("Bearer ")
+        sent = arrival.headers.get("authorization", "").removeprefix("Bearer ")
         # Bytes that are no UTF-8 arrive as surrogates.
         return self._token is not None and hmac.compare_digest(*(t.encode("utf-8", "surrogateescape") for t in (sent, self._token)))
 
@@ -92,5 +91,5 @@ def _shown(policies: PolicySet) -> dict[str, Any]:
     }
 
 
-def _json(status: int, value: dict[str, Any]) -> web.Response:
-    return web.Response(status=status, body=orjson.dumps(value), content_type="application/json")
+def _json(status: int, value: dict[str, Any]) -> Page:
+    return status, "application/json", orjson.dumps(value)

@@ -10,35 +10,45 @@ from math import ceil
 from proxy.policy.contract import Balance, Quota, Rate, Unit
 from proxy.state.contract import Denial
 
-_OPENAI = {Unit.REQUESTS: "requests", Unit.TOKENS: "tokens"}
 _PER = {1: "second", 60: "minute", 3600: "hour", 86400: "day"}
 
 
-def allowance_headers(balances: Sequence[Balance]) -> dict[str, str]:
-    """Headers for the tightest limit of requests and of tokens: the one with the least left, so that what they promise holds for all.
+def allowance_lines(balances: Sequence[Balance]) -> list[str]:
+    """Header lines for the tightest limit of requests and of tokens: the one with the least left, so that what they promise holds for all.
 
     Limits of money and slots say nothing in advance.
     """
-    tightest: dict[Unit, Balance] = {}
+    requests: Balance | None = None
+    tokens: Balance | None = None
     for balance in balances:
         unit = balance.charge.limit.unit
-        if unit in _OPENAI and balance.charge.enforced:
-            known = tightest.get(unit)
-            if known is None or (balance.remaining, -balance.reset_s) < (known.remaining, -known.reset_s):
-                tightest[unit] = balance
-    headers: dict[str, str] = {}
-    for unit, balance in tightest.items():
-        word = _OPENAI[unit]
-        headers[f"x-ratelimit-limit-{word}"] = str(balance.charge.limit.amount)
-        headers[f"x-ratelimit-remaining-{word}"] = str(balance.remaining)
-        headers[f"x-ratelimit-reset-{word}"] = go_duration(balance.reset_s)
-    requests = tightest.get(Unit.REQUESTS)
-    if requests is not None and isinstance(requests.charge.limit.rule, Rate):
-        limit, rule = requests.charge.limit, requests.charge.limit.rule
-        headers["ratelimit-policy"] = f'"{limit.policy}";q={rule.amount};w={rule.per_s}'
+        if not balance.charge.enforced:
+            continue
+        if unit is Unit.REQUESTS:
+            requests = balance if requests is None else _tighter(requests, balance)
+        elif unit is Unit.TOKENS:
+            tokens = balance if tokens is None else _tighter(tokens, balance)
+    lines = [] if requests is None else _lines("requests", requests)
+    if tokens is not None:
+        lines += _lines("tokens", tokens)
+    if requests is not None and type(rule := requests.charge.limit.rule) is Rate:
+        policy = requests.charge.limit.policy
         more_s = min(requests.reset_s, rule.per_s / rule.amount)  # until one more call may pass, as `retry-after` says it
-        headers["ratelimit"] = f'"{limit.policy}";r={requests.remaining};t={ceil(more_s)}'
-    return headers
+        lines.append(f'ratelimit-policy: "{policy}";q={rule.amount};w={rule.per_s}')
+        lines.append(f'ratelimit: "{policy}";r={requests.remaining};t={ceil(more_s)}')
+    return lines
+
+
+def _tighter(one: Balance, other: Balance) -> Balance:
+    return other if (other.remaining, -other.reset_s) < (one.remaining, -one.reset_s) else one
+
+
+def _lines(word: str, balance: Balance) -> list[str]:
+    return [
+        f"x-ratelimit-limit-{word}: {balance.charge.limit.amount}",
+        f"x-ratelimit-remaining-{word}: {balance.remaining}",
+        f"x-ratelimit-reset-{word}: {go_duration(balance.reset_s)}",
+    ]
 
 
 def go_duration(seconds: float) -> str:

@@ -10,8 +10,10 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvloop
 
@@ -21,7 +23,6 @@ from proxy.admin import Admin
 from proxy.admission import Admission
 from proxy.chance import Chance
 from proxy.clock import SystemClock
-from proxy.courier import Courier
 from proxy.deadlines import Sweep
 from proxy.dispatch import Dispatch
 from proxy.edge import Edge
@@ -33,7 +34,6 @@ from proxy.policy.document import PolicyFileError
 from proxy.policy.lints import lints
 from proxy.policy.policyset import PolicySet, UpstreamConfig
 from proxy.policy.shelf import Loaded, Shelf
-from proxy.pretend import Pretend
 from proxy.settings import Settings, SettingsError
 from proxy.settlement import Settlement
 from proxy.sinks import sinks_of
@@ -46,6 +46,10 @@ from proxy.upstream.client import HttpUpstream
 from proxy.upstream.tunnel import Proxies
 from proxy.wire.surfaces import PASSTHROUGH, SURFACES
 
+if TYPE_CHECKING:  # both bring aiohttp, 25 MiB and 0.15 s, which only those pay who page or pretend
+    from proxy.courier import Courier
+    from proxy.pretend import Pretend
+
 LOOK_S = 1.0  # how often the policy file and the secrets it names are looked at
 LAG_S = 0.5
 _LAST_WORDS_S = 2.0  # for the last event of streams whose grace is over
@@ -56,7 +60,7 @@ class App:
     """One running proxy."""
 
     def __init__(
-        self, settings: Settings, *, shelf: Shelf, log: Log, store: SqliteStore, pretend: Pretend | None, proxies: Proxies
+        self, settings: Settings, *, shelf: Shelf, log: Log, store: SqliteStore, pretend: "Pretend | None", proxies: Proxies
     ) -> None:
         loop = asyncio.get_running_loop()
         self.data_address = self.admin_address = ("", 0)
@@ -75,11 +79,11 @@ class App:
         self.sweep = Sweep(loop)
         self.proxies = proxies
         self.upstreams: dict[tuple[str, str], HttpUpstream] = {}
-        self.courier = Courier(self.clock)
+        self.courier: Courier | None = None
         self.pager = Pager(
             store,
             clock=self.clock,
-            send=self.courier.post,
+            send=self._post,
             log=log,
             count=lambda kind, result: self.metrics.pages.child(kind, result).inc(),
             random=chance,
@@ -110,6 +114,7 @@ class App:
             render=self.metrics.render,
             policies=lambda: shelf.current,
             token=settings.admin_token,
+            wall_s=self.clock.wall_s,
         )
         self.metrics.before_render(self.accounts.tell)
         self.metrics.before_render(self._collect)
@@ -128,6 +133,8 @@ class App:
             model = None
             given = UpstreamConfig(base_url=settings.upstream_url, api_key=settings.openai_key) if settings.upstream_url else None
             if pretend:
+                from proxy.pretend import Pretend
+
                 model = Pretend()
                 given = UpstreamConfig(base_url=await model.start())
                 undo.push_async_callback(model.stop)
@@ -143,8 +150,8 @@ class App:
             app = cls(settings, shelf=shelf, log=log, store=store, pretend=model, proxies=proxies)
             undo.push_async_callback(app._stop)
             app._activated(None)
-            app.data_address = await _opened(app.edge.listen, settings.listen, flag="--listen")
-            app.admin_address = await _opened(app.admin.listen, settings.admin_listen, flag="--admin-listen")
+            app.data_address = await _opened(app.edge.listener.listen, settings.listen, flag="--listen")
+            app.admin_address = await _opened(app.admin.listener.listen, settings.admin_listen, flag="--admin-listen")
             app._background = [
                 asyncio.create_task(app._watch_policies(), name="policies"),
                 asyncio.create_task(app._watch_loop(), name="loop"),
@@ -168,7 +175,7 @@ class App:
         """No new calls; running ones finish within the grace, then end honestly; everything is settled. pressed: wait no longer."""
         self.pipeline.draining = True
         self.log.event("server.draining", running=self.pipeline.inflight, grace_s=self.settings.drain_s)
-        self.edge.stop_accepting()
+        self.edge.listener.stop_accepting()
         waiting = {asyncio.ensure_future(self.pipeline.idle()), asyncio.ensure_future(pressed.wait())}
         await asyncio.wait(waiting, timeout=self.settings.drain_s, return_when=asyncio.FIRST_COMPLETED)
         self.sweep.expire_all(DRAIN)
@@ -184,15 +191,16 @@ class App:
         self.log.event("server.stopped")
 
     async def _stop(self) -> None:
-        await self.edge.close()
+        await self.edge.listener.close()
         await self.settlement.finish()
         self.accounts.tell()
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
         await self.pager.close()
-        await self.courier.close()
-        await self.admin.close()
+        if self.courier is not None:
+            await self.courier.close()
+        await self.admin.listener.close()
         self.sweep.close()
         await self.tokenizer.close()
         for upstream in self.upstreams.values():
@@ -206,6 +214,13 @@ class App:
                 name, base_url=config.base_url, tunnel=self.proxies.towards(config.base_url)
             )
         return known
+
+    async def _post(self, url: str, headers: Mapping[str, str], body: bytes) -> tuple[int, float | None]:
+        """Send a page: see Courier.post. The first one loads what it takes, in a thread."""
+        if self.courier is None:
+            module = await asyncio.to_thread(import_module, "proxy.courier")
+            self.courier = self.courier or module.Courier(self.clock)
+        return await self.courier.post(url, headers, body)
 
     # ── policies ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -262,7 +277,8 @@ class App:
             due = loop.time() + LAG_S
             await asyncio.sleep(LAG_S)
             self.metrics.loop_lag_seconds.observe(max(0.0, loop.time() - due))
-            self.edge.close_late(header_s=self.settings.header_s)
+            for listener in (self.edge.listener, self.admin.listener):
+                listener.close_late(header_s=self.settings.header_s)
 
     def _collect(self) -> None:
         self.metrics.inflight_calls.set(self.pipeline.inflight)

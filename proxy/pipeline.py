@@ -9,11 +9,11 @@ the call after it.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from proxy.admission import Admission
-from proxy.allowance import allowance_headers, usd
+from proxy.allowance import allowance_lines, usd
 from proxy.call import Call
 from proxy.clock import Clock
 from proxy.deadlines import Sweep, Watch
@@ -21,7 +21,7 @@ from proxy.dispatch import Dispatch, meter_for
 from proxy.errors import InvalidCall, Overloaded, ProxyError, UpstreamError
 from proxy.policy.contract import Balance
 from proxy.policy.policyset import PolicySet
-from proxy.relay import Sink, relay
+from proxy.relay import Head, Sink, relay
 from proxy.settlement import Settlement
 from proxy.telemetry.trace import continue_trace
 from proxy.trip import Arrival, Observer, Trip
@@ -31,6 +31,7 @@ from proxy.wire.meter import PassMeter
 
 _ERROR_WRITE_S = 10.0
 DRAIN = "drain"
+_EVENTS = ("cache-control: no-cache", "x-accel-buffering: no")
 
 
 @dataclass(slots=True)
@@ -134,14 +135,16 @@ class Pipeline:
             await self.settlement.settle(trip)
 
     async def _relay(self, trip: Trip, answer: Answer, sink: Sink, watch: Watch) -> None:
-        trip.meter = meter_for(trip.call, answer)
+        meter = trip.meter = meter_for(trip.call, answer)
 
-        def head() -> Mapping[str, str]:
+        def head() -> Head:
             trip.status = answer.status
-            headers = {**towards_client(answer.headers, request_id=trip.upstream_request_id), **response_headers(trip)}
-            if isinstance(trip.meter, PassMeter) and "content-length" in answer.headers:
-                headers["content-length"] = answer.headers["content-length"]
-            return headers
+            lines = towards_client(answer.headers, request_id=trip.upstream_request_id)
+            lines += response_lines(trip)
+            if answer.headers.get("content-type", "").startswith("text/event-stream"):
+                lines += _EVENTS
+            told = answer.headers.get("content-length") if isinstance(meter, PassMeter) else None
+            return Head(answer.status, lines, length=int(told) if told is not None else None)
 
         def first_token() -> None:
             if trip.call.surface.has_output:
@@ -150,7 +153,7 @@ class Pipeline:
         await relay(
             answer,
             sink,
-            meter=trip.meter,
+            meter=meter,
             watch=watch,
             timeouts=trip.call.timeouts,
             head=head,
@@ -160,21 +163,21 @@ class Pipeline:
         )
 
 
-def response_headers(trip: Trip) -> dict[str, str]:
-    """Our own headers, on answers and errors alike."""
-    headers = {
-        "x-request-id": trip.call.id,
-        "tollhouse-policy": trip.set.version,
-        **allowance_headers(trip.balances or _held(trip)),
-    }
+def response_lines(trip: Trip) -> list[str]:
+    """Our own header lines, on answers and errors alike."""
+    lines = [
+        f"x-request-id: {trip.call.id}",
+        f"tollhouse-policy: {trip.set.version}",
+        *allowance_lines(trip.balances or _held(trip)),
+    ]
     if trip.call.clamps:
-        headers["tollhouse-clamped"] = ", ".join(map(str, trip.call.clamps.values()))
+        lines.append(f"tollhouse-clamped: {', '.join(map(str, trip.call.clamps.values()))}")
     if trip.settled and trip.usage_source is not None:
-        headers["tollhouse-tokens"] = f"input={trip.usage.input_tokens}, output={trip.usage.output_tokens}"
-        headers["tollhouse-cost-usd"] = usd(trip.cost_nanousd)
+        lines.append(f"tollhouse-tokens: input={trip.usage.input_tokens}, output={trip.usage.output_tokens}")
+        lines.append(f"tollhouse-cost-usd: {usd(trip.cost_nanousd)}")
     if timing := trip.server_timing():
-        headers["server-timing"] = timing
-    return headers
+        lines.append(f"server-timing: {timing}")
+    return lines
 
 
 def _held(trip: Trip) -> tuple[Balance, ...]:

@@ -5,8 +5,8 @@ no queue and no second task here.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Protocol
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple, Protocol
 
 from proxy.call import Timeouts
 from proxy.deadlines import Watch
@@ -19,6 +19,18 @@ from proxy.wire.meter import Meter
 _TAIL_S = 1.0
 
 
+class Head(NamedTuple):
+    """The head of an answer to a client. lines: `name: value`, but for framing. length: of its body, None = not known.
+
+    close: the connection ends with this answer.
+    """
+
+    status: int
+    lines: list[str]
+    length: int | None = None
+    close: bool = False
+
+
 class Sink(Protocol):
     """Where an answer goes: the client's socket. head_sent: whether a status line has left; there is never a second.
 
@@ -29,7 +41,7 @@ class Sink(Protocol):
     @property
     def head_sent(self) -> bool: ...
 
-    async def start(self, status: int, headers: Mapping[str, str]) -> None: ...
+    async def start(self, head: Head) -> None: ...
 
     def write(self, chunk: bytes) -> bool:
         """Some of the body. True: the reader is slow, and whoever writes waits for `room` before going on."""
@@ -38,7 +50,7 @@ class Sink(Protocol):
 
     async def end(self) -> None: ...
 
-    async def whole(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+    async def whole(self, head: Head, body: bytes) -> None:
         """Head and body at once, for an answer that is complete before its head is sent."""
 
     def abort(self) -> None:
@@ -52,20 +64,20 @@ async def relay(
     meter: Meter,
     watch: Watch,
     timeouts: Timeouts,
-    head: Callable[[], Mapping[str, str]],
+    head: Callable[[], Head],
     settle: Callable[[], Awaitable[None]],
     first_token: Callable[[], None],
     secrets: Callable[[], tuple[str, ...]],
 ) -> None:
     """Pass an answer on to its end.
 
-    head: the response's headers; called when they are sent, so a whole answer's can name its cost.
+    head: the response's head; called when it is sent, so a whole answer's can name its cost.
     settle: called once the usage is known, before the client sees the end, so that its next call finds the balances right.
     Errors: UpstreamError when the answer breaks off or reports a failure. Cancelled by the watch or a client that left.
     """
     token_at: float | None = None
     if meter.streams:
-        await sink.start(answer.status, head())
+        await sink.start(head())
         watch.expect("first_token", timeouts.first_token)
         token_at = watch.at
     else:
@@ -80,7 +92,7 @@ async def relay(
         if passed:
             if not sink.head_sent:
                 watch.expect("write_stall", timeouts.write_stall)
-                await sink.start(answer.status, head())
+                await sink.start(head())
             if sink.write(passed):
                 watch.expect("write_stall", timeouts.write_stall)
                 await sink.room()
@@ -94,7 +106,7 @@ async def relay(
     await settle()
     watch.expect("write_stall", timeouts.write_stall)
     if not sink.head_sent:
-        await sink.whole(answer.status, head(), rest)
+        await sink.whole(head(), rest)
         return
     if rest and sink.write(rest):
         await sink.room()

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from proxy.call import Call, Ending, Outcome, Usage, UsageSource
@@ -58,7 +58,7 @@ class Observer(Protocol):
         """A fault of our own was caught."""
 
 
-@dataclass(slots=True)
+@dataclass(eq=False)  # without slots: what is as at the start is the class's, and costs a call nothing
 class Trip:
     """Filled by the steps of the pipeline, read once by `outcome`. Times are monotonic nanoseconds, None = not reached.
 
@@ -71,27 +71,27 @@ class Trip:
     set: PolicySet
     now_ns: Callable[[], int]
     started_ns: int
-    plan: Plan | None = None
-    balances: tuple[Balance, ...] = ()
-    reservation: Reservation | None = None
-    meter: Meter | None = None
-    upstream: str | None = None
-    upstream_request_id: str | None = None
-    sent: bool = False
-    answered: bool = False
-    settled: bool = False
-    counting: asyncio.Task[None] | None = None
-    usage: Usage = _NOTHING
-    usage_source: UsageSource | None = None
-    cost_nanousd: int = 0
-    settle_ms: float | None = None
-    status: int = 0
-    ending: Ending = "completed"
-    error: ProxyError | None = None
-    admitted_ns: int | None = None
-    first_byte_ns: int | None = None
-    first_token_ns: int | None = None
-    ended_ns: int = 0
+    plan: Plan | None = field(default=None, init=False)
+    balances: tuple[Balance, ...] = field(default=(), init=False)
+    reservation: Reservation | None = field(default=None, init=False)
+    meter: Meter | None = field(default=None, init=False)
+    upstream: str | None = field(default=None, init=False)
+    upstream_request_id: str | None = field(default=None, init=False)
+    sent: bool = field(default=False, init=False)
+    answered: bool = field(default=False, init=False)
+    settled: bool = field(default=False, init=False)
+    counting: asyncio.Task[None] | None = field(default=None, init=False)
+    usage: Usage = field(default=_NOTHING, init=False)
+    usage_source: UsageSource | None = field(default=None, init=False)
+    cost_nanousd: int = field(default=0, init=False)
+    settle_ms: float | None = field(default=None, init=False)
+    status: int = field(default=0, init=False)
+    ending: Ending = field(default="completed", init=False)
+    error: ProxyError | None = field(default=None, init=False)
+    admitted_ns: int | None = field(default=None, init=False)
+    first_byte_ns: int | None = field(default=None, init=False)
+    first_token_ns: int | None = field(default=None, init=False)
+    ended_ns: int = field(default=0, init=False)
 
     def failed(self, error: ProxyError) -> None:
         """Note how the call ended, and by whose fault."""

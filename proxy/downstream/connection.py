@@ -355,10 +355,8 @@ def _lower(name: bytes) -> str:
     return name.decode("latin-1").lower()
 
 
-def is_loopback(transport: asyncio.BaseTransport | None) -> bool:
+def is_loopback(transport: asyncio.BaseTransport) -> bool:
     """Whether the peer is this machine (in a pod: any of its containers)."""
-    if transport is None:
-        return False
     peer = transport.get_extra_info("peername")
     if not isinstance(peer, tuple):
         sock = transport.get_extra_info("socket")

@@ -4,12 +4,12 @@ The rule a reader could break: one head, then its body in one framing, then the 
 """
 
 import asyncio
-from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Protocol
 
+from proxy.relay import Head
+
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
-_SSE = "text/event-stream"
 
 
 class Line(Protocol):
@@ -50,17 +50,18 @@ class HttpSink:
     def __repr__(self) -> str:
         return f"<HttpSink head_sent={self.head_sent} keep_alive={self.keep_alive}>"
 
-    async def start(self, status: int, headers: Mapping[str, str]) -> None:
-        framing = ""
-        if "content-length" not in headers and not self._bodiless:
-            if self._modern:
-                self._chunked = True
-                framing = "transfer-encoding: chunked\r\n"
-            else:
-                self.keep_alive = False
-        if headers.get("content-type", "").startswith(_SSE):
-            framing += "cache-control: no-cache\r\nx-accel-buffering: no\r\n"
-        await self._send(self._head(status, headers, framing))
+    async def start(self, head: Head) -> None:
+        if head.length is not None:
+            framing = f"content-length: {head.length}"
+        elif self._bodiless:
+            framing = None
+        elif self._modern:
+            self._chunked = True
+            framing = "transfer-encoding: chunked"
+        else:
+            self.keep_alive = False
+            framing = None
+        await self._send(self._head(head, framing))
 
     def write(self, chunk: bytes) -> bool:
         if not self._bodiless:
@@ -74,30 +75,31 @@ class HttpSink:
         if self._chunked:
             await self._send(b"0\r\n\r\n")
 
-    async def whole(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
-        head = self._head(status, headers, f"content-length: {len(body)}\r\n")
-        await self._send(head if self._bodiless else head + body)
+    async def whole(self, head: Head, body: bytes) -> None:
+        sent = self._head(head, f"content-length: {len(body)}")
+        await self._send(sent if self._bodiless else sent + body)
 
     def abort(self) -> None:
         self.keep_alive = False
         self._transport.abort()
 
-    def _head(self, status: int, headers: Mapping[str, str], framing: str) -> bytes:
-        """The head, once. Errors: ValueError for a header that would end early, which none that reaches this can."""
+    def _head(self, head: Head, framing: str | None) -> bytes:
+        """The head's bytes, once. Errors: ValueError for a line that would be two, which none that reaches this is."""
         assert not self.head_sent, "a second head would stand in the first one's body"
         self.head_sent = True
-        if headers.get("connection") == "close":
+        lines = head.lines
+        if framing is not None:
+            lines.append(framing)
+        if head.close or self._line.closing:
             self.keep_alive = False
-        elif not self.keep_alive or self._line.closing:
-            self.keep_alive = False
-            framing += "connection: close\r\n"
-        lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
-        fields = "".join(lines)
-        if fields.count("\n") != len(lines) or fields.count("\r") != len(lines):
+        if not self.keep_alive:
+            lines.append("connection: close")
+        fields = "\r\n".join(lines)
+        if fields.count("\n") >= len(lines) or fields.count("\r") >= len(lines):
             raise ValueError("a header value holds a line break")
-        reason = _REASONS.get(status, "")
-        head = f"HTTP/1.1 {status} {reason}\r\n{fields}{framing}server: tollhouse\r\ndate: {self._line.date}\r\n\r\n"
-        return head.encode("utf-8", "surrogateescape")
+        status = head.status
+        text = f"HTTP/1.1 {status} {_REASONS.get(status, '')}\r\n{fields}\r\nserver: tollhouse\r\ndate: {self._line.date}\r\n\r\n"
+        return text.encode("utf-8", "surrogateescape")
 
     async def _send(self, data: bytes) -> None:
         self._put(data)

@@ -72,9 +72,12 @@ def towards_upstream(headers: Mapping[str, str], *, extra: Sequence[str], ours: 
     return lines
 
 
-def towards_client(headers: Mapping[str, str], *, request_id: str | None) -> dict[str, str]:
-    """What of an upstream's answer goes to the app. headers: names in lower case. request_id: the upstream's, if it is a sane one."""
-    kept = {name: value for name, value in headers.items() if name in _ANSWERED}
+def towards_client(headers: Mapping[str, str], *, request_id: str | None) -> list[str]:
+    """The lines of an upstream's answer that go to the app.
+
+    headers: names in lower case. request_id: the upstream's, if it is a sane one.
+    """
+    lines = [f"{name}: {value}" for name, value in headers.items() if name in _ANSWERED]
     if request_id is not None:
-        kept["x-upstream-request-id"] = request_id
-    return kept
+        lines.append(f"x-upstream-request-id: {request_id}")
+    return lines

@@ -1,6 +1,7 @@
 """The admin port: probes and metrics for everyone, the rest on loopback or with the token, and no secret for anybody."""
 
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -43,11 +44,11 @@ async def admin(host: str = "127.0.0.1", *, ready: bool = True, token: str | Non
         return b"tollhouse_calls_total 0\n"
 
     policies = compiled(POLICY)
-    served = Admin(ready=lambda: ready, render=render, policies=lambda: policies, token=token)
+    served = Admin(ready=lambda: ready, render=render, policies=lambda: policies, token=token, wall_s=time.time)
     try:
-        yield (await served.listen(host, 0))[1]
+        yield (await served.listener.listen(host, 0))[1]
     finally:
-        await served.close()
+        await served.listener.close()
 
 
 async def ask(url: str, *, method: str = "GET", token: str | None = None) -> tuple[int, str, str]:
@@ -137,7 +138,9 @@ async def test_beyond_loopback_only_probes_and_metrics_are_open(
 
 async def test_a_port_that_is_taken_is_an_error_of_the_system() -> None:
     async with admin() as port:
-        other = Admin(ready=lambda: True, render=lambda: pytest.fail("asked"), policies=lambda: compiled(POLICY), token=None)
+        other = Admin(
+            ready=lambda: True, render=lambda: pytest.fail("asked"), policies=lambda: compiled(POLICY), token=None, wall_s=time.time
+        )
         with pytest.raises(OSError, match="in use"):
-            await other.listen("127.0.0.1", port)
-        await other.close()
+            await other.listener.listen("127.0.0.1", port)
+        await other.listener.close()

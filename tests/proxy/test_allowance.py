@@ -1,16 +1,24 @@
 """What a client is told of its limits is true of all of them, and says when to come back."""
 
 import re
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proxy.allowance import allowance_headers, denial_message, go_duration, usd
+from proxy.allowance import allowance_lines, denial_message, go_duration, usd
 from proxy.policy.contract import Balance, Charge, Limit, Quota, Rate, Slots, Unit
 from proxy.state.contract import Denial
 
 PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no failure
+
+
+def allowance_headers(balances: Sequence[Balance]) -> dict[str, str]:
+    lines = [line.partition(": ") for line in allowance_lines(balances)]
+    assert len({name for name, _, _ in lines}) == len(lines), "no field stands twice"
+    return {name: value for name, _, value in lines}
+
 
 MINUTE = Rate(amount=10, per_s=60, burst=20)
 

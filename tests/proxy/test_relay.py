@@ -10,7 +10,7 @@ import pytest
 from proxy.call import Timeouts
 from proxy.deadlines import Watch
 from proxy.errors import UpstreamError
-from proxy.relay import relay
+from proxy.relay import Head, relay
 from proxy.wire.meter import MOST_WHOLE_BYTES, BodyMeter, Meter, PassMeter, StreamMeter
 
 TIMEOUTS = Timeouts(first_token=20, idle=10, write_stall=5)
@@ -74,10 +74,10 @@ class Sink:
         self.head_sent = False
         self.sent = b""
 
-    async def start(self, status: int, headers: Mapping[str, str]) -> None:
+    async def start(self, head: Head) -> None:
         assert not self.head_sent, "there is never a second head"
         self.head_sent = True
-        self._journey.note(f"head {status} {headers['x-settled']}")
+        self._journey.note(f"head {head.status} {head.lines[0]}")
         await asyncio.sleep(0)
 
     def write(self, chunk: bytes) -> bool:
@@ -99,11 +99,11 @@ class Sink:
     async def end(self) -> None:
         self._journey.note("end")
 
-    async def whole(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+    async def whole(self, head: Head, body: bytes) -> None:
         assert not self.head_sent, "there is never a second head"
         self.head_sent = True
         self.sent = body
-        self._journey.note(f"whole {status} {headers['x-settled']}")
+        self._journey.note(f"whole {head.status} {head.lines[0]}")
 
     def abort(self) -> None:
         raise AssertionError("how to end a broken answer is not the relay's to decide")
@@ -143,7 +143,7 @@ class Journey:
             meter=self.meter,
             watch=self.watch,
             timeouts=TIMEOUTS,
-            head=lambda: {"x-settled": "settled" if self.settled else "open"},
+            head=lambda: Head(self.answer.status, ["settled" if self.settled else "open"]),
             settle=settle,
             first_token=lambda: self.note("first token"),
             secrets=lambda: ("canary",),

@@ -44,7 +44,7 @@ async def test_a_port_that_is_open_to_all_is_asked_on_loopback(house: House, mon
 
 
 async def test_a_proxy_that_is_gone_is_not_healthy(house: House, capsys: pytest.CaptureFixture[str]) -> None:
-    await house.app.admin.close()
+    await house.app.admin.listener.close()
     assert await asked() == 1
     address = house.admin_url.removeprefix("http://")
     assert capsys.readouterr().err == f"no answer on {address} (ConnectionRefusedError)\n"

@@ -1,0 +1,92 @@
+"""A port: who listens on it, which connections it has, and how they end.
+
+The rule a reader could break: a connection belongs to one listener from its first byte to its last; whoever closes the listener closes
+all of them, and what they are still answering is cancelled.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from email.utils import formatdate
+from typing import Any
+
+from proxy.downstream.arrival import HttpArrival
+from proxy.downstream.connection import LINGER_S, ClientConnection
+from proxy.downstream.sink import HttpSink
+
+KEEPALIVE_S = 75.0
+BACKLOG = 4096  # a burst that overflows the backlog waits for SYN retries of seconds
+_GOODBYE_S = 0.2  # what is still open by then was told to end long before
+
+
+class Listener:
+    """The owner of its connections. closing: no request is begun any more.
+
+    answer: answers a request; it raises nothing but CancelledError, when the client has left. malformed: answers what is no request.
+    wall_s: the time of the Date field.
+    """
+
+    def __init__(
+        self,
+        *,
+        answer: Callable[[HttpArrival, HttpSink], Coroutine[Any, Any, None]],
+        malformed: Callable[[HttpSink], Coroutine[Any, Any, None]],
+        wall_s: Callable[[], float],
+    ) -> None:
+        self.answer = answer
+        self.malformed = malformed
+        self._wall_s = wall_s
+        self._server: asyncio.Server | None = None
+        self._connections: set[ClientConnection] = set()
+        self._date = (0, "")
+        self.closing = False
+
+    def __repr__(self) -> str:
+        return f"<Listener listening={self._server is not None} connections={len(self._connections)} closing={self.closing}>"
+
+    async def listen(self, host: str, port: int) -> tuple[str, int]:
+        """Accept connections. Returns where, which tells the port that 0 picked. Errors: OSError when the address is taken."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: self.connect(loop), host, port, backlog=BACKLOG, reuse_address=True)
+        name = self._server.sockets[0].getsockname()
+        return name[0], name[1]
+
+    def stop_accepting(self) -> None:
+        """No new connections, and idle ones are closed. What is being answered goes on."""
+        self.closing = True
+        if self._server is not None:
+            self._server.close()
+        for connection in tuple(self._connections):
+            connection.close_if_idle()
+
+    async def close(self) -> None:
+        """End what is left."""
+        self.stop_accepting()
+        running = [connection.task for connection in self._connections if connection.task is not None]
+        for connection in tuple(self._connections):
+            connection.abort()
+        if running:
+            await asyncio.wait(running, timeout=_GOODBYE_S)
+
+    def close_late(self, *, header_s: float) -> None:
+        """Close connections that wait for too long: for a head that has begun, for the next request, for the rest of a body."""
+        now = asyncio.get_running_loop().time()
+        patience_s = {"head": header_s, "request": KEEPALIVE_S, "rest": LINGER_S, "close": LINGER_S}
+        for connection in tuple(self._connections):
+            connection.close_if_late(now, patience_s=patience_s)
+
+    # ── for its connections ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def connect(self, loop: asyncio.AbstractEventLoop) -> ClientConnection:
+        connection = ClientConnection(self, loop)
+        self._connections.add(connection)
+        return connection
+
+    def lost(self, connection: ClientConnection) -> None:
+        self._connections.discard(connection)
+
+    def date(self) -> str:
+        """The Date field's value, made once a second."""
+        second = int(self._wall_s())
+        if second != self._date[0]:
+            self._date = second, formatdate(second, usegmt=True)
+        return self._date[1]
