@@ -71,6 +71,7 @@ class HttpUpstream:
             connection = await self._claim(pool, ask.connect_timeout_s)
             if not connection.send(first):
                 raise broken("the connection was closed at once", sent=False)
+        first = b""  # its bytes need not wait for the answer
         return await connection.answer(rest, bodiless=ask.method == "HEAD")
 
     async def close(self) -> None:
