@@ -38,16 +38,17 @@ class Budget(Clause):
 
     def charges(self, call: Call) -> tuple[Charge, ...]:
         # A call that can cost nothing is not held up by a budget that others have spent.
-        if call.price is None or not call.price.worst_nanousd(input_tokens=1, output_tokens=1):
+        if call.price is None or call.price.free:
             return ()
-        held = call.held_nanousd
-        enforced = self.when_spent == "reject"
-        return tuple([Charge(self._limit, subject, held, enforced=enforced) for subject in subjects(call, self.by)])
+        held, enforced = call.held_nanousd, self.when_spent == "reject"
+        return tuple([Charge(self._limit, subject, held, enforced) for subject in subjects(call, self.by)])
 
     def settled(self, balance: Balance) -> tuple[Notice, ...]:
         if balance.window is None:
             return ()
         window, charge = balance.window, balance.charge
+        if not self.alarm_at or balance.spent * 100 < self.usd * min(self.alarm_at):
+            return ()
         return tuple(
             Notice(
                 policy=self.policy,

@@ -7,6 +7,7 @@ what it costs between calls. The rule a reader could break: whoever shows metric
 import asyncio
 
 from proxy.errors import UpstreamError
+from proxy.policy.contract import Balance
 from proxy.telemetry.faults import report
 from proxy.telemetry.logs import Log
 from proxy.telemetry.metrics import Metrics
@@ -32,11 +33,17 @@ class Accounts:
     def tell(self) -> None:
         """Tell of every call that has ended by now."""
         ended, self._ended = self._ended, []
+        settled: dict[tuple[str, str], Balance] = {}  # by policy and subject, the latest of each
         for trip in ended:
             try:
                 self._tell(trip)
             except Exception as error:  # a last line of defence: the call is over and settled, and the next one must be told of
                 self.fault(error, trip.call.id)
+            for balance in trip.balances:
+                if balance.window is not None:
+                    settled[balance.charge.limit.policy, balance.charge.subject] = balance
+        for balance in settled.values():
+            self._metrics.budget_settled(balance)
 
     def _tell(self, trip: Trip) -> None:
         call, outcome, metrics = trip.call, trip.outcome(), self._metrics
@@ -49,9 +56,6 @@ class Accounts:
             settle_ms=trip.settle_ms,
         )
         metrics.call_finished(call, outcome, settle_ms=trip.settle_ms)
-        for balance in trip.balances:
-            if balance.window is not None:
-                metrics.budget_settled(balance)
         if trip.meter is not None and trip.meter.nonsense:
             metrics.usage_mismatch.inc()
         if isinstance(trip.error, UpstreamError):

@@ -5,6 +5,7 @@
 The rule a reader could break: a body is read only after its caller is known, and nothing is held before every check has passed.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from proxy.allowance import denial_message
@@ -26,6 +27,8 @@ from proxy.wire.surfaces import PASSTHROUGH, ROOT, canonical, surface_of
 # What a model reads at most, when a call hides input from us and the price table does not know the model.
 MOST_CONTEXT = 1_000_000
 _SOON_S = 10.0
+_JSON = "application/json"
+_TELLING = frozenset({"transfer-encoding", "upgrade", "via"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,8 @@ class Admission:
     async def admit(self, trip: Trip, arrival: Arrival, watch: Watch) -> None:
         """The call as every policy wants it. Errors: InvalidCall, NotAdmitted, Refusal; nothing is held yet."""
         headers = arrival.headers
-        refuse_ambiguous(arrival.repeated)
+        if arrival.repeated:
+            refuse_ambiguous(arrival.repeated)
         call = trip.call
         call.path, call.query = canonical(arrival.target)
         call.principal = trip.set.identify(
@@ -52,12 +56,8 @@ class Admission:
             now_s=self.clock.wall_s(),
         )
         call.surface = _surface(trip.set, call.path, arrival.method)
-        if headers.get("transfer-encoding", "chunked").strip().lower() != "chunked":
-            raise InvalidCall("bad_request", "No transfer coding but 'chunked' is accepted.", close=True)
-        if "upgrade" in headers:
-            raise InvalidCall("upgrade_not_supported", "Connections cannot be upgraded here.", close=True)
-        if self.pseudonym in headers.get("via", ""):
-            raise InvalidCall("bad_request", "The call came back to the proxy that sent it: an upstream points at this proxy.")
+        if not _TELLING.isdisjoint(headers):
+            self._refuse_odd(headers)
         if call.surface.metered:
             await self._read(trip.set, call, arrival, watch)
         plan = trip.plan = trip.set.plan(call.principal, call.path, call.model)
@@ -66,10 +66,21 @@ class Admission:
             _price(trip, call)
             body.ask_for_usage(call)
 
+    def _refuse_odd(self, headers: Mapping[str, str]) -> None:
+        """What a request's framing and way may not be. Errors: InvalidCall."""
+        if headers.get("transfer-encoding", "chunked").strip().lower() != "chunked":
+            raise InvalidCall("bad_request", "No transfer coding but 'chunked' is accepted.", close=True)
+        if "upgrade" in headers:
+            raise InvalidCall("upgrade_not_supported", "Connections cannot be upgraded here.", close=True)
+        if self.pseudonym in headers.get("via", ""):
+            raise InvalidCall("bad_request", "The call came back to the proxy that sent it: an upstream points at this proxy.")
+
     async def _read(self, policies: PolicySet, call: Call, arrival: Arrival, watch: Watch) -> None:
         """The body of a metered call: bounded, JSON, and sane in every field that costs money."""
-        kind = arrival.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "application/json" or arrival.headers.get("content-encoding", "identity") != "identity":
+        kind = arrival.headers.get("content-type", "")
+        if kind != _JSON:
+            kind = kind.partition(";")[0].strip().lower()
+        if kind != _JSON or arrival.headers.get("content-encoding", "identity") != "identity":
             raise InvalidCall("unsupported_media_type", "Send the body as 'content-type: application/json', without an encoding.")
         most, policy = policies.body_limit(call.principal, call.path)
         watch.expect("body_read", self.body_s)

@@ -72,6 +72,9 @@ class Usage(NamedTuple):  # no dataclass: a frozen one takes twice as long to ma
         return self.input_tokens + self.output_tokens
 
 
+_NO_PARTS = Usage()[2:]
+
+
 @dataclass(frozen=True, slots=True)
 class Price:
     """US price of one model, in nanodollars per million tokens of each class (5.00 USD per million = 5_000_000_000)."""
@@ -82,9 +85,22 @@ class Price:
     cache_write: int
     audio_input: int
     audio_output: int
+    dearest_input: int = field(init=False, repr=False, compare=False)  # of any class; likewise for output
+    dearest_output: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dearest_input", max(self.input, self.cached_input, self.cache_write, self.audio_input))
+        object.__setattr__(self, "dearest_output", max(self.output, self.audio_output))
+
+    @property
+    def free(self) -> bool:
+        """Whether no token costs anything."""
+        return not (self.dearest_input or self.dearest_output)
 
     def cost_nanousd(self, usage: Usage) -> int:
         """Integer nanodollars, rounded up once over the disjoint classes."""
+        if usage[2:] == _NO_PARTS:  # nothing cached, spoken or reasoned, as in most calls
+            return -(-(usage.input_tokens * self.input + usage.output_tokens * self.output) // 1_000_000)
         audio_in = min(usage.audio_input_tokens, usage.input_tokens)
         cached = min(usage.cached_tokens, usage.input_tokens - audio_in)
         written = min(usage.cache_write_tokens, usage.input_tokens - audio_in - cached)
@@ -101,8 +117,7 @@ class Price:
 
     def worst_nanousd(self, *, input_tokens: int, output_tokens: int) -> int:
         """The most that so many tokens can cost, whatever their class."""
-        dearest_in = max(self.input, self.cached_input, self.cache_write, self.audio_input)
-        total = input_tokens * dearest_in + output_tokens * max(self.output, self.audio_output)
+        total = input_tokens * self.dearest_input + output_tokens * self.dearest_output
         return -(-total // 1_000_000)
 
 

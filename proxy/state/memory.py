@@ -96,8 +96,13 @@ class MemoryStore:
             self._forget(SWEPT_PER_CALL, now_ns, now_s)
         holds: list[Hold] = []
         over: list[tuple[Charge, Account, float | None]] = []
+        counters = self._counters
         for charge in charges:
-            account = self._account(charge, now_ns, now_s)
+            limit = charge.limit
+            counter = counters.get((limit.policy, limit.clause, charge.subject))
+            if counter is None or counter.limit is not limit:
+                counter = self._fitting(charge, counter, now_ns, now_s)
+            account = counter.account(now_s)
             # Held at once, given back below if need be: two charges of one counter must not both fit where only one does.
             wait_s = account.hold(charge, now_ns, now_s)
             holds.append((charge, account))
@@ -168,20 +173,17 @@ class MemoryStore:
         quotas, pages = len(self._ledgers), len(self._undelivered)
         return f"<MemoryStore {len(self._counters)} counters, {quotas} of them quotas; {pages} pages to deliver>"
 
-    def _account(self, charge: Charge, now_ns: int, now_s: float) -> Account:
+    def _fitting(self, charge: Charge, known: Counter | None, now_ns: int, now_s: float) -> Counter:
+        """The counter of a charge whose limit it does not count under yet. known: the one of before a reload, if any."""
         limit = charge.limit
-        key = (limit.policy, limit.clause, charge.subject)
-        counter = self._counters.get(key)
-        if counter is not None and counter.limit is limit:
-            return counter.account(now_s)
-        if counter is None or not counter.counts(limit):
-            # First the old, then the new: it holds nothing yet, and would be taken for one at rest.
-            self._forget(SWEPT_PER_COUNTER, now_ns, now_s)
-            counter = self._new(limit)
-            self._keep(key, counter)
-        else:
-            counter.refit(limit, now_ns)
-        return counter.account(now_s)
+        if known is not None and known.counts(limit):
+            known.refit(limit, now_ns)
+            return known
+        # First the old, then the new: it holds nothing yet, and would be taken for one at rest.
+        self._forget(SWEPT_PER_COUNTER, now_ns, now_s)
+        counter = self._new(limit)
+        self._keep((limit.policy, limit.clause, charge.subject), counter)
+        return counter
 
     def _new(self, limit: Limit) -> Counter:
         if isinstance(limit.rule, Rate):

@@ -44,12 +44,13 @@ def continue_trace(traceparent: str | None, *, ids: Callable[[int], bytes]) -> T
 
     ids: gives so many random bytes. A caller that must not choose its trace id is passed as None.
     """
-    span_id = _hex(ids(8))
+    random = ids(24)
+    span_id = _hex(random[:8])
     caller = _parse(traceparent) if traceparent else None
     if caller is None:
-        return Trace(trace_id=_hex(ids(16)), span_id=span_id, parent_id=None, flags=_RANDOM)
+        return Trace(_hex(random[8:]), span_id, None, _RANDOM)
     trace_id, parent_id, flags = caller
-    return Trace(trace_id=trace_id, span_id=span_id, parent_id=parent_id, flags=flags & _KNOWN_FLAGS)
+    return Trace(trace_id, span_id, parent_id, flags & _KNOWN_FLAGS)
 
 
 def _parse(traceparent: str) -> tuple[str, str, int] | None:

@@ -35,18 +35,23 @@ def read_usage(block: Any) -> Usage | None:
     outputs = get("completion_tokens_details") or get("output_tokens_details")
     cached = cache_write = audio_in = audio_out = reasoning = 0
     if type(inputs) is dict:
-        cached = _part(inputs.get("cached_tokens"), told)
-        cache_write = _part(inputs.get("cache_write_tokens"), told)
-        audio_in = _part(inputs.get("audio_tokens"), told)
+        if part := inputs.get("cached_tokens"):
+            cached = _part(part, told)
+        if part := inputs.get("cache_write_tokens"):
+            cache_write = _part(part, told)
+        if part := inputs.get("audio_tokens"):
+            audio_in = _part(part, told)
     if type(outputs) is dict:
-        audio_out = _part(outputs.get("audio_tokens"), written)
-        reasoning = _part(outputs.get("reasoning_tokens"), written)
+        if part := outputs.get("audio_tokens"):
+            audio_out = _part(part, written)
+        if part := outputs.get("reasoning_tokens"):
+            reasoning = _part(part, written)
     return Usage(told, written, cached, cache_write, audio_in, audio_out, reasoning)
 
 
 def _part(value: Any, whole: int) -> int:
     """One subset of a total: never more than the total, and nothing where it makes no sense."""
-    if not value or type(value) is not int or value <= 0 or value >= _ABSURD:
+    if type(value) is not int or value <= 0 or value >= _ABSURD:
         return 0
     return value if value < whole else whole
 
