@@ -109,7 +109,6 @@ _FOR_PEOPLE: Mapping[str, tuple[str, Callable[[Any], str]]] = {
     "output_tokens": ("out", str),
     "admit_ms": ("admit", lambda ms: f"{ms:.0f}ms"),
     "total_ms": ("took", lambda ms: f"{ms:.0f}ms"),
-    "start_ms": ("start", lambda ms: f"{ms:.0f}ms"),
 }
 
 _LEVEL_COLOUR = {"debug": "\x1b[2m", "info": "\x1b[32m", "warning": "\x1b[33m", "error": "\x1b[31m"}

@@ -55,7 +55,6 @@ FIELDS: Mapping[str, Field] = {
     # which call
     "request_id": Field(str, "The call's id, as in `x-request-id`."),
     "trace_id": Field(str, "W3C trace id, 32 hex digits."),
-    "span_id": Field(str, "Our span in that trace, 16 hex digits."),
     "upstream_request_id": Field(str, "The upstream's own id of the call."),
     # who asked for what
     "key": Field(str, "Id of the key in the policy file; never the key."),
@@ -96,7 +95,6 @@ FIELDS: Mapping[str, Field] = {
     "lint_lines": Field(list, "What looks unintended, each as `file:line:column: path: why`."),
     # money and pages
     "policy": Field(str, "Name of a policy."),
-    "clause": Field(str, "Kind of one of its clauses."),
     "subject": Field(str, "Whose budget: everyone, or key, user, tag, model."),
     "threshold": Field(int, "Percent of the budget that was crossed."),
     "spent_nanousd": Field(int, "Spent in this window, 10⁻⁹ US dollars."),
@@ -115,8 +113,6 @@ FIELDS: Mapping[str, Field] = {
     "admin_listen": Field(str, "Address and port for probes and metrics."),
     "store": Field(str, "Kind of store: memory, sqlite, redis."),
     "operation": Field(str, "What was asked of it."),
-    "encoding": Field(str, "Name of a token encoding."),
-    "start_ms": Field(float, "Time from the start of the process until it was ready."),
     "grace_s": Field(float, "How long running calls may still take."),
     "running": Field(int, "Calls that are running."),
     "dropped": Field(int, "Lines that were lost since the last such event."),
