@@ -14,7 +14,7 @@ from proxy.trip import Arrival, Trip
 from proxy.upstream.contract import Answer, Ask, Upstream
 from proxy.wire import body
 from proxy.wire.failure import upstream_refusal
-from proxy.wire.headers import sane_request_id, towards_upstream
+from proxy.wire.headers import Fields, sane_request_id, towards_upstream
 from proxy.wire.meter import BodyMeter, Meter, PassMeter, StreamMeter
 from proxy.wire.surfaces import ROOT
 
@@ -40,10 +40,12 @@ class Dispatch:
             config = trip.set.upstreams[name]
             trip.upstream = name
             timeouts = call.timeouts = config.timeouts.within(call.timeouts)
+            fields = self._fields(trip, arrival, config)
             ask = Ask(
                 method=call.method,
                 target=call.path.removeprefix(ROOT) + (f"?{call.query}" if call.query else ""),
-                fields=self._fields(trip, arrival, config),
+                fields=fields.text,
+                field_count=fields.lines,
                 body=sent_body,
                 connect_timeout_s=timeouts.connect,
             )
@@ -62,11 +64,13 @@ class Dispatch:
                 trip.answered = True
                 trip.first_byte_ns = trip.now_ns()
                 trip.upstream_request_id = sane_request_id(answer.headers.get("x-request-id"))
-                return await _accepted(trip, answer)
+                if not 200 <= answer.status < 300:
+                    raise await _refusal(trip, answer)
+                return answer
         assert failure is not None, "a route names upstreams, and each was tried"
         raise failure
 
-    def _fields(self, trip: Trip, arrival: Arrival, config: UpstreamConfig) -> list[str]:
+    def _fields(self, trip: Trip, arrival: Arrival, config: UpstreamConfig) -> Fields:
         ours = [
             "accept-encoding: identity",  # usage can only be read in a body that is not compressed
             f"x-request-id: {trip.call.id}",
@@ -84,15 +88,13 @@ class Dispatch:
         return b"" if call.method in ("GET", "HEAD", "DELETE") else arrival.chunks(most)
 
 
-async def _accepted(trip: Trip, answer: Answer) -> Answer:
-    """`answer` if it is a success. Errors: UpstreamError made from the first bytes of one that is not; the answer is closed."""
-    if 200 <= answer.status < 300:
-        return answer
+async def _refusal(trip: Trip, answer: Answer) -> UpstreamError:
+    """What an answer says that is no success, by its first bytes. The answer is closed."""
     try:
         said = bytearray()
         while len(said) < _MOST_ERROR_BYTES and (chunk := await answer.read()):
             said += chunk
-        raise upstream_refusal(answer.status, bytes(said), answer.headers, secrets=trip.secrets())
+        return upstream_refusal(answer.status, bytes(said), answer.headers, secrets=trip.secrets())
     finally:
         answer.close()
 

@@ -77,7 +77,9 @@ class HttpSink:
 
     async def whole(self, head: Head, body: bytes) -> None:
         sent = self._head(head, f"content-length: {len(body)}")
-        await self._send(sent if self._bodiless else sent + body)
+        self._put(sent if self._bodiless else sent + body)
+        if self._line.slow:
+            await self._line.room()
 
     def abort(self) -> None:
         self.keep_alive = False

@@ -11,11 +11,11 @@ break: a noted balance stays noted until it is written, whatever happens to the 
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from proxy.clock import Clock
 from proxy.errors import StateUnavailable
@@ -77,9 +77,9 @@ class SqliteStore:
             raise
         return cls(directory, clock, database=database, spends=spends, thread=thread, group_s=group_s)
 
-    async def reserve(self, charges: Sequence[Charge]) -> MemoryReservation | Denial:
+    def reserve(self, charges: Sequence[Charge]) -> Coroutine[Any, Any, MemoryReservation | Denial]:
         self._check_open()
-        return await self._memory.reserve(charges)
+        return self._memory.reserve(charges)
 
     def peek(self, charge: Charge) -> Balance:
         return self._memory.peek(charge)

@@ -51,7 +51,11 @@ class HttpAnswer:
         while not self.status:
             if self.fault is not None:
                 raise broken(self.fault)
-            await self._news()
+            waiter = self._waiter = self._loop.create_future()
+            try:
+                await waiter
+            finally:
+                self._waiter = None
 
     async def read(self) -> bytes:
         """The contract's `read`. One reader at a time."""
@@ -62,7 +66,7 @@ class HttpAnswer:
             if self.whole:
                 self.told = True
                 return b""
-            waiter = self._waiter = self._loop.create_future()  # as `_news`, which would cost each event a coroutine
+            waiter = self._waiter = self._loop.create_future()
             try:
                 await waiter
             finally:
@@ -101,12 +105,3 @@ class HttpAnswer:
         waiter = self._waiter
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
-
-    async def _news(self) -> None:
-        """Until `wake`. May be cancelled; the next wait starts afresh."""
-        assert self._waiter is None, "one reader at a time"
-        waiter = self._waiter = self._loop.create_future()
-        try:
-            await waiter
-        finally:
-            self._waiter = None

@@ -4,19 +4,21 @@ The rule a reader could break: an Answer is closed on every way out. Closing one
 which is how an upstream learns that nobody wants the rest.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from typing import NamedTuple, Protocol
 
 
 class Ask(NamedTuple):
     """What to send. target: absolute path and query as sent on the wire, below the upstream's base URL.
 
-    fields: header lines `name: value`, complete but for framing and Host, which the client writes. body: whole bytes, or chunks.
+    fields: header lines `name: value` joined by CRLF, complete but for framing and Host, which the client writes; field_count: how many
+    they are. body: whole bytes, or chunks.
     """
 
     method: str
     target: str
-    fields: Sequence[str]
+    fields: str
+    field_count: int
     body: bytes | AsyncIterator[bytes]
     connect_timeout_s: float
 

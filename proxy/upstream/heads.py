@@ -43,15 +43,15 @@ class Heads:
         """
         start = self._kept.get((ask.method, ask.target)) or self._start(ask.method, ask.target)
         body = ask.body
+        if ask.field_count:
+            start = f"{start}\r\n{ask.fields}"
         if not isinstance(body, bytes):
-            framing = "transfer-encoding: chunked"
+            head, breaks = f"{start}\r\ntransfer-encoding: chunked\r\n\r\n", 4
         elif body or ask.method not in _WITHOUT_BODY:
-            framing = f"content-length: {len(body)}"
+            head, breaks = f"{start}\r\ncontent-length: {len(body)}\r\n\r\n", 4
         else:
-            framing = ""
-        lines = [start, *ask.fields, framing, "\r\n"] if framing else [start, *ask.fields, "\r\n"]
-        head = "\r\n".join(lines)
-        breaks = len(lines) + 1  # the start is two lines
+            head, breaks = f"{start}\r\n\r\n", 3
+        breaks += ask.field_count
         if head.count("\n") != breaks or head.count("\r") != breaks or "\0" in head:
             raise broken("a field of the request holds CR, LF or NUL", sent=False)
         try:

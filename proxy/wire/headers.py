@@ -5,8 +5,10 @@ cannot strike out a field that we rely on. Source: RFC 9110, section 7.6.1.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
+from operator import itemgetter
+from typing import NamedTuple
 
 from proxy.errors import InvalidCall
 
@@ -32,12 +34,6 @@ def refuse_ambiguous(repeated: Iterable[str]) -> None:
             raise InvalidCall(code, f"The header '{name}' was sent twice.")
 
 
-@lru_cache(maxsize=1024)
-def _passes(name: str) -> bool:
-    """Whether a client's field goes upstream. Remembered: clients send the same names in every call."""
-    return name in _ASKED or name.startswith(_ASKED_PREFIX)
-
-
 def presented_key(authorization: str | None, api_key: str | None) -> str | None:
     """The key a caller shows, or None. Errors: InvalidCall for two of them, or a scheme that is not Bearer."""
     if authorization is None:
@@ -55,21 +51,50 @@ def sane_request_id(value: str | None) -> str | None:
     return value if value is not None and _REQUEST_ID.match(value) else None
 
 
-def towards_upstream(headers: Mapping[str, str], *, extra: Sequence[str], ours: Sequence[str]) -> list[str]:
-    """The lines that go upstream: the allowed fields of the client, then ours.
+class Fields(NamedTuple):
+    """Header lines `name: value`, joined by CRLF, without one at the end. lines: how many were joined."""
+
+    text: str
+    lines: int
+
+
+def towards_upstream(headers: Mapping[str, str], *, extra: Sequence[str], ours: Sequence[str]) -> Fields:
+    """What goes upstream: the allowed fields of the client, then ours.
 
     headers: names in lower case. extra: more names that the policy file lets pass, lower case. ours: lines `name: value`, names in
-    lower case; one of them replaces the client's of the same name.
+    lower case, at least one; one of them replaces the client's of the same name.
     """
     named = headers.get("connection")
     if not extra and (named is None or named in _PLAIN):
-        lines = [f"{name}: {value}" for name, value in headers.items() if _passes(name)]
-    else:
-        stays = {word.strip().lower() for word in (named or "").split(",")} | {line.partition(":")[0] for line in ours}
-        allowed = [name for name in headers if (_passes(name) or name in extra) and name not in stays]
-        lines = [f"{name}: {headers[name]}" for name in allowed]
-    lines += ours
-    return lines
+        passing = _passing(tuple(headers))
+        lines = (passing.fill % passing.values(headers), *ours) if passing is not None else ours
+        return Fields("\r\n".join(lines), len(ours) + (passing.lines if passing is not None else 0))
+    stays = {word.strip().lower() for word in (named or "").split(",")} | {line.partition(":")[0] for line in ours}
+    allowed = [name for name in headers if (_passes(name) or name in extra) and name not in stays]
+    lines = (*(f"{name}: {headers[name]}" for name in allowed), *ours)
+    return Fields("\r\n".join(lines), len(lines))
+
+
+def _passes(name: str) -> bool:
+    """Whether a client's field goes upstream."""
+    return name in _ASKED or name.startswith(_ASKED_PREFIX)
+
+
+class _Passing(NamedTuple):
+    """What passes of fields of these names: the lines with a gap for each value, what takes the values, and how many they are."""
+
+    fill: str
+    values: Callable[[Mapping[str, str]], tuple[str, ...] | str]
+    lines: int
+
+
+@lru_cache(maxsize=64)
+def _passing(names: tuple[str, ...]) -> _Passing | None:
+    """None where nothing passes. Remembered: a client sends the same names in every call."""
+    passing = [name for name in names if _passes(name)]
+    if not passing:
+        return None
+    return _Passing("\r\n".join(f"{name.replace('%', '%%')}: %s" for name in passing), itemgetter(*passing), len(passing))
 
 
 def towards_client(headers: Mapping[str, str], *, request_id: str | None) -> list[str]:

@@ -23,7 +23,9 @@ def ask(
     connect_s: float = HANG_S,
 ) -> Ask:
     fields = [f"{name}: {value}" for name, value in headers]
-    return Ask(method=method, target=target, fields=fields, body=body, connect_timeout_s=connect_s)
+    return Ask(
+        method=method, target=target, fields="\r\n".join(fields), field_count=len(fields), body=body, connect_timeout_s=connect_s
+    )
 
 
 async def soon(waiting: Awaitable[T]) -> T:

@@ -26,7 +26,14 @@ def ask(
     connect_timeout_s: float = 20.0,
 ) -> Ask:
     fields = [f"{name}: {value}" for name, value in headers]
-    return Ask(method=method, target=target, fields=fields, body=body, connect_timeout_s=connect_timeout_s)
+    return Ask(
+        method=method,
+        target=target,
+        fields="\r\n".join(fields),
+        field_count=len(fields),
+        body=body,
+        connect_timeout_s=connect_timeout_s,
+    )
 
 
 async def rest_of(answer: Answer) -> bytes:

@@ -1,13 +1,25 @@
 """Only what is on a list passes, either way; a client can strike out nothing of ours."""
 
+from collections.abc import Mapping, Sequence
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from proxy.errors import InvalidCall
-from proxy.wire.headers import presented_key, refuse_ambiguous, sane_request_id, towards_client, towards_upstream
+from proxy.wire.headers import presented_key, refuse_ambiguous, sane_request_id, towards_client
+from proxy.wire.headers import towards_upstream as fields_upstream
 
 PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no failure
+
+
+def towards_upstream(headers: Mapping[str, str], *, extra: Sequence[str], ours: Sequence[str]) -> list[str]:
+    """The lines, one by one."""
+    text, count = fields_upstream(headers, extra=extra, ours=ours)
+    lines = text.split("\r\n")
+    assert len(lines) == count
+    return lines
+
 
 OURS = ["authorization: Bearer upstream-key", "x-request-id: req_1", "via: 1.1 tollhouse"]
 SDK = {
@@ -53,7 +65,7 @@ def test_an_apps_fields_pass_in_order_and_ours_follow() -> None:
 @pytest.mark.parametrize("name", STAYS)
 @pytest.mark.parametrize("extra", [(), ("x-team",)])
 def test_what_is_not_on_the_list_stays_here(name: str, extra: tuple[str, ...]) -> None:
-    assert towards_upstream({name: "canary"}, extra=extra, ours=[]) == []
+    assert towards_upstream({name: "canary"}, extra=extra, ours=OURS) == OURS
 
 
 @pytest.mark.parametrize("name", ["authorization", "via", "x-request-id"])
@@ -62,7 +74,7 @@ def test_a_field_of_ours_replaces_the_clients(name: str) -> None:
 
 
 def test_the_policy_file_lets_more_pass() -> None:
-    assert towards_upstream({"x-team": "a, b", "x-other": "c"}, extra=("x-team",), ours=[]) == ["x-team: a, b"]
+    assert towards_upstream({"x-team": "a, b", "x-other": "c"}, extra=("x-team",), ours=OURS) == ["x-team: a, b", *OURS]
 
 
 @pytest.mark.parametrize("connection", ["user-agent, X-Team", "close,User-Agent ,\tx-team", "user-agent,, x-team,"])
@@ -72,6 +84,11 @@ def test_fields_that_connection_names_are_for_us_only(connection: str, first: bo
     named = {"connection": connection}
     sent = {**named, **fields} if first else {**fields, **named}
     assert towards_upstream(sent, extra=("x-team",), ours=OURS) == ["accept: z", *OURS]
+
+
+def test_a_percent_sign_is_a_sign_like_any_other() -> None:
+    sent = {"user-agent": "100 % %s %(x)s", "x-stainless-%s": "a", "accept": "%"}
+    assert towards_upstream(sent, extra=(), ours=OURS) == [f"{name}: {value}" for name, value in sent.items()] + OURS
 
 
 def test_a_client_cannot_strike_out_a_field_of_ours() -> None:
