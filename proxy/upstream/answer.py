@@ -52,10 +52,7 @@ class HttpAnswer:
             if self.fault is not None:
                 raise broken(self.fault)
             waiter = self._waiter = self._loop.create_future()
-            try:
-                await waiter
-            finally:
-                self._waiter = None
+            await waiter
 
     async def read(self) -> bytes:
         """The contract's `read`. One reader at a time."""
@@ -67,10 +64,7 @@ class HttpAnswer:
                 self.told = True
                 return b""
             waiter = self._waiter = self._loop.create_future()
-            try:
-                await waiter
-            finally:
-                self._waiter = None
+            await waiter
         if len(chunks) == 1:
             taken = chunks.pop()
         else:
@@ -101,7 +95,9 @@ class HttpAnswer:
         self.wake()
 
     def wake(self) -> None:
-        """Something happened: let the reader look."""
+        """Something happened: let the reader look. One that was cancelled meanwhile starts afresh with its next wait."""
         waiter = self._waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+        if waiter is not None:
+            self._waiter = None
+            if not waiter.done():
+                waiter.set_result(None)

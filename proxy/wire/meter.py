@@ -228,7 +228,8 @@ class StreamMeter(_Reading):
         self._frames_left = _MOST_FRAMES
 
     def feed(self, chunk: bytes) -> bytes:
-        if self._frame is not None and self._splitter.clean and self._like_the_last(*self._frame, chunk):
+        frame = self._frame
+        if frame is not None and self._splitter.clean and self._like_the_last(chunk, frame):
             return chunk
         events = self._splitter.feed(chunk)
         if self._splitter.rest_bytes > MOST_EVENT_BYTES:
@@ -237,14 +238,14 @@ class StreamMeter(_Reading):
             return events[0] if self._see(events[0]) else b""
         return b"".join([event for event in events if self._see(event)])
 
-    def _like_the_last(self, before: bytes, behind: bytes, chunk: bytes) -> bool:
+    def _like_the_last(self, chunk: bytes, frame: tuple[bytes, bytes]) -> bool:
         """Whether a chunk is one event that differs from one that was read in its text alone, and that without quotes or escapes."""
-        end = len(chunk) - len(behind)
+        before, behind = frame
         start = len(before)
-        if end < start or not chunk.startswith(before) or not chunk.endswith(behind):
+        if not chunk.startswith(before) or not chunk.endswith(behind, start):
             return False
-        text = chunk[start:end]
-        if b'"' in text or b"\\" in text or self.error is not None or self.ended:
+        text = chunk[start : -len(behind)]
+        if b'"' in text or b"\\" in text:
             return False
         if text:
             self.first_token = True
@@ -283,8 +284,12 @@ class StreamMeter(_Reading):
 
     def _see(self, event: bytes) -> bool:
         """Read one event; False hides it from the client. Behind an error nothing counts: what follows would make it look well."""
+        if self._frame is not None and self._like_the_last(event, self._frame):
+            return True
         if event != LATE_LF:  # which goes the way of the event that it ends
             self._passing = self.error is None and self._read(event)
+            if self.ended or self.error is not None:
+                self._frame, self._frames_left = None, 0
         return self._passing
 
     def _read(self, event: bytes) -> bool:
