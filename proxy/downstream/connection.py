@@ -13,6 +13,7 @@ nobody could say where that begins.
 """
 
 import asyncio
+import contextlib
 import socket
 from collections import deque
 from collections.abc import Coroutine
@@ -27,6 +28,7 @@ from proxy.downstream.sink import HttpSink
 
 MOST_HEAD_BYTES = 32 << 10
 MOST_FIELDS = 100
+MOST_NAME_BYTES = 1 << 10
 MOST_WAITING = 64  # requests sent ahead of their turn; reading stops at the first, but one read may bring many
 HIGH_WATER_BYTES = 64 << 10  # from here on the transport says that its reader is slow
 LINGER_S = 2.0
@@ -58,7 +60,7 @@ class ClientConnection(asyncio.Protocol):
     __slots__ = (
         "_arrival",
         "_deaf",
-        "_head_bytes",
+        "_framing_bytes",
         "_head_open",
         "_headers",
         "_loop",
@@ -88,7 +90,7 @@ class ClientConnection(asyncio.Protocol):
         self._room: asyncio.Future[None] | None = None
         self._deaf = False  # nothing that comes is looked at any more
         self._head_open = False
-        self._head_bytes = 0
+        self._framing_bytes = 0  # of a head, or since some of a body came: sizes, extensions, trailers
         self._url = b""
         self._headers: dict[str, str] = {}
         self._repeated: tuple[str, ...] = ()
@@ -108,14 +110,14 @@ class ClientConnection(asyncio.Protocol):
         return self._task
 
     def close_if_idle(self) -> None:
-        if self._running is None and not self._queue:
-            self._transport.close()
+        if self._running is None and self._task is None and not self._queue:
+            self._close()
 
     def close_if_late(self, now: float, *, patience_s: dict[str, float]) -> None:
-        """Close it if it has waited longer than it may. patience_s: by what it waits for: request, head, close."""
+        """Close it if it has waited longer than it may. patience_s: by what it waits for: request, head, rest, close, flush."""
         since = self.waiting_since
         if since is not None and now - since > patience_s[self.waiting_for]:
-            self._transport.abort() if self.waiting_for == "close" else self._transport.close()
+            self._transport.abort() if self._transport.is_closing() or self.waiting_for == "close" else self._close()
 
     def abort(self) -> None:
         self._transport.abort()
@@ -128,7 +130,7 @@ class ClientConnection(asyncio.Protocol):
 
     @property
     def closing(self) -> bool:
-        return self._deaf or self._owner.closing
+        return self._owner.closing or (self._deaf and not self._queue)
 
     async def room(self) -> None:
         while self.slow:
@@ -159,6 +161,7 @@ class ClientConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
+        self._framing_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserCallbackError:
@@ -170,12 +173,10 @@ class ClientConnection(asyncio.Protocol):
                 self._arrival.complete()
         except httptools.HttpParserError:
             self._malformed()
-        if self._head_open and not self._deaf:
-            self._head_bytes += len(data)
-            if self._head_bytes > MOST_HEAD_BYTES:
-                self._malformed()
-            elif self._running is None and self.waiting_for != "head":
-                self._wait("head")
+        if self._framing_bytes > MOST_HEAD_BYTES:
+            self._malformed()
+        elif self._head_open and self._running is None and self.waiting_for != "head" and not self._deaf:
+            self._wait("head")
 
     def eof_received(self) -> None:
         """A client that ends its side is one that left: the transport closes, and the call is cancelled."""
@@ -211,7 +212,11 @@ class ClientConnection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         headers = self._headers  # of a trailer: a dict that nobody looks at
-        key = _lower(name)
+        try:
+            key = _lower(name)
+        except ValueError:
+            self._malformed()
+            return
         if key in headers:
             self._repeat(key, value)
             return
@@ -221,18 +226,25 @@ class ClientConnection(asyncio.Protocol):
             headers[key] = value.decode("utf-8", "surrogateescape")
 
     def _repeat(self, key: str, value: bytes) -> None:
-        """A field that stands more than once."""
+        """A field that stands more than once. Behind too many to be accepted none is copied any more: that would take seconds."""
+        if len(self._repeated) > MOST_FIELDS:
+            return
         self._repeated = (*self._repeated, key)
         self._headers[key] += ", " + value.decode("utf-8", "surrogateescape")
 
     def on_headers_complete(self) -> None:
         self._head_open = False
-        self._head_bytes = 0
+        self._framing_bytes = 0
         if self._deaf:
             return
         parser, headers, repeated = self._parser, self._headers, self._repeated
         self._headers = {}
         if len(headers) + len(repeated) > MOST_FIELDS or len(self._url) + sum(map(len, headers.values())) > MOST_HEAD_BYTES:
+            self._malformed()
+            return
+        version = parser.get_http_version()
+        modern = version == "1.1"
+        if not modern and (version != "1.0" or "transfer-encoding" in headers):  # RFC 9112, section 6.1: faulty framing
             self._malformed()
             return
         arrival = self._arrival = HttpArrival(
@@ -244,7 +256,7 @@ class ClientConnection(asyncio.Protocol):
             repeated,
             self._loopback,
             parser.should_keep_alive(),
-            parser.get_http_version() == "1.1",
+            modern,
         )
         if self._running is None:
             self._begin(arrival)
@@ -252,10 +264,12 @@ class ClientConnection(asyncio.Protocol):
             self._enqueue(arrival)
 
     def on_body(self, data: bytes) -> None:
+        self._framing_bytes = 0
         if self._arrival is not None and self._arrival.feed(data):
             self._transport.pause_reading()
 
     def on_message_complete(self) -> None:
+        self._framing_bytes = 0
         arrival, self._arrival = self._arrival, None
         if arrival is None:
             return
@@ -290,17 +304,14 @@ class ClientConnection(asyncio.Protocol):
             self._linger(arrival, keep=sink.keep_alive)
 
     def _linger(self, arrival: HttpArrival, *, keep: bool) -> None:
-        """Read on for a while, or a reset might overtake the answer on its way to a client that is still sending."""
+        """An answer was sent to a request that is not whole."""
         if self._transport.is_closing():
             return
         arrival.discard()
-        if keep:
+        if keep and not self._deaf:
             self._wait("rest")
-            return
-        self._deaf = True
-        self._transport.resume_reading()
-        self._transport.write_eof()
-        self._wait("close")
+        else:
+            self._part()
 
     def _turn(self, *, keep: bool) -> None:
         """The running request is over: the next one, or the end."""
@@ -308,10 +319,8 @@ class ClientConnection(asyncio.Protocol):
         if self._transport.is_closing():
             return
         if not keep or self._owner.closing:
-            self._transport.close()
+            self._part() if self._deaf or self._queue else self._close()
         elif not self._queue:
-            if self._deaf:
-                self._transport.close()
             self._wait("head" if self._head_open else "request")
         else:
             following = self._queue.popleft()
@@ -322,6 +331,21 @@ class ClientConnection(asyncio.Protocol):
             else:
                 self._begin(following)
 
+    def _part(self) -> None:
+        """End, but read on for a while: closing over unread bytes is a reset, which might overtake the answer on its way."""
+        if self._transport.is_closing():
+            return
+        self._deaf = True
+        self._transport.resume_reading()
+        self._transport.write_eof()
+        self._wait("close")
+
+    def _close(self) -> None:
+        """End, once what was written is on its way."""
+        self._deaf = True
+        self._transport.close()
+        self._wait("flush")
+
     def _enqueue(self, following: HttpArrival | None) -> None:
         if len(self._queue) >= MOST_WAITING:
             self._transport.abort()
@@ -331,27 +355,35 @@ class ClientConnection(asyncio.Protocol):
 
     def _malformed(self) -> None:
         """What came is no request, or no end of one. Nothing behind it is looked at."""
+        if self._deaf:
+            return
         self._deaf = True
         if self._arrival is not None:
             self._arrival.fail()
+            if self.waiting_for == "rest":
+                self._part()
         elif self._running is None:
             self._refuse()
         else:
             self._enqueue(None)
 
     def _refuse(self) -> None:
+        self._wait("close")
         sink = HttpSink(self, self._transport, False, True, False)
         self._task = self._loop.create_task(self._say_malformed(sink))
 
     async def _say_malformed(self, sink: HttpSink) -> None:
-        await self._owner.malformed(sink)
+        with contextlib.suppress(ConnectionError):  # whoever sent it has left
+            await self._owner.malformed(sink)
         self._task = None
-        self._transport.close()
+        self._part()
 
 
 @lru_cache(maxsize=256)
 def _lower(name: bytes) -> str:
-    """Remembered: clients send the same few names in every call."""
+    """Remembered: clients send the same few names in every call. Errors: ValueError for a long one, which is not remembered."""
+    if len(name) > MOST_NAME_BYTES:
+        raise ValueError("a name that is no field's")
     return name.decode("latin-1").lower()
 
 

@@ -14,6 +14,7 @@ from proxy.downstream.connection import LINGER_S, ClientConnection
 from proxy.downstream.sink import HttpSink
 
 KEEPALIVE_S = 75.0
+FLUSH_S = 75.0  # for the last of an answer, which no call's deadline watches any more
 BACKLOG = 4096  # a burst that overflows the backlog waits for SYN retries of seconds
 _GOODBYE_S = 0.2  # what is still open by then was told to end long before
 
@@ -68,9 +69,10 @@ class Listener:
             await asyncio.wait(running, timeout=_GOODBYE_S)
 
     def close_late(self, *, header_s: float) -> None:
-        """Close connections that wait for too long: for a head that has begun, for the next request, for the rest of a body."""
+        """Close connections that wait for too long: for a head that has begun, for the next request, for the rest of a body,
+        for a client to take what it was sent."""
         now = asyncio.get_running_loop().time()
-        patience_s = {"head": header_s, "request": KEEPALIVE_S, "rest": LINGER_S, "close": LINGER_S}
+        patience_s = {"head": header_s, "request": KEEPALIVE_S, "rest": LINGER_S, "close": LINGER_S, "flush": FLUSH_S}
         for connection in tuple(self._connections):
             connection.close_if_late(now, patience_s=patience_s)
 

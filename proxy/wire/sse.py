@@ -20,13 +20,13 @@ class Splitter:
     out alone, as LATE_LF, and belongs to the event before it.
     """
 
-    __slots__ = ("_after_cr", "_rest", "clean")
+    __slots__ = ("_after_cr", "_cr_seen", "_rest", "clean")
 
     END = _END  # what ends an event
 
     def __init__(self) -> None:
         self._rest = bytearray()
-        self._after_cr = False
+        self._after_cr = self._cr_seen = False
         self.clean = True  # whatever comes next begins an event
 
     def __repr__(self) -> str:
@@ -50,6 +50,9 @@ class Splitter:
             events.append(chunk)  # what a model server sends nearly always: one event, one write
             self.clean = True
             return events
+        if not self._cr_seen and b"\r" not in chunk:
+            return self._by_lf(chunk, events)
+        self._cr_seen = True
         start = max(0, len(rest) - 3)  # the blank line may have begun in an earlier chunk; what lies before was searched then
         rest += chunk
         taken = 0
@@ -60,6 +63,22 @@ class Splitter:
             self._after_cr = taken == len(rest) and rest.endswith(b"\r")
             del rest[:taken]
         self.clean = not rest and not self._after_cr
+        return events
+
+    def _by_lf(self, chunk: bytes, events: list[bytes]) -> list[bytes]:
+        """The same for a stream without any CR, as nearly all are."""
+        rest = self._rest
+        if rest:
+            start = len(rest) - 1
+            rest += chunk
+            if rest.find(b"\n\n", start) < 0:
+                return events
+            chunk = bytes(rest)
+            rest.clear()
+        *whole, left = chunk.split(b"\n\n")
+        rest += left
+        self.clean = not left
+        events += [event + b"\n\n" for event in whole]
         return events
 
     def finish(self) -> bytes:
