@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
 from proxy.call import Call
-from proxy.policy.contract import Balance, Charge, Clause, Limit, Notice, Quota, Stage, Unit, option, subjects
+from proxy.policy.contract import Balance, Charge, Clause, Limit, Notice, Quota, Stage, Unit, charge_each, option
 from proxy.policy.scalar import Wrong
 from proxy.policy.values import By, Name, Percent, Usd, Window, Zone, check_by, words
 
@@ -40,8 +40,7 @@ class Budget(Clause):
         # A call that can cost nothing is not held up by a budget that others have spent.
         if call.price is None or call.price.free:
             return ()
-        held, enforced = call.held_nanousd, self.when_spent == "reject"
-        return tuple([Charge(self._limit, subject, held, enforced) for subject in subjects(call, self.by)])
+        return charge_each(self._limit, call, self.by, call.held_nanousd, enforced=self.when_spent == "reject")
 
     def settled(self, balance: Balance) -> tuple[Notice, ...]:
         if balance.window is None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from proxy.call import Call
-from proxy.policy.contract import Charge, Clause, Limit, Rate, Stage, Unit, option, subjects
+from proxy.policy.contract import Charge, Clause, Limit, Rate, Stage, Unit, charge_each, option
 from proxy.policy.values import PERIOD_S, By, Count, RatePeriod, check_by
 
 
@@ -28,4 +28,4 @@ class RateLimit(Clause):
         object.__setattr__(self, "_limit", limit)  # once, not for every call: the value is frozen from here on
 
     def charges(self, call: Call) -> tuple[Charge, ...]:
-        return tuple([Charge(self._limit, subject, 1) for subject in subjects(call, self.by)])
+        return charge_each(self._limit, call, self.by, 1)

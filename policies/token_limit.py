@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from proxy.call import Call
-from proxy.policy.contract import Charge, Clause, Limit, Rate, Stage, Unit, option, subjects
+from proxy.policy.contract import Charge, Clause, Limit, Rate, Stage, Unit, charge_each, option
 from proxy.policy.values import PERIOD_S, By, Count, RatePeriod, check_by
 
 
@@ -31,4 +31,4 @@ class TokenLimit(Clause):
         held = call.held_tokens
         if not held:
             return ()  # a call that carries no tokens, such as GET /v1/models, has nothing to wait for
-        return tuple([Charge(self._limit, subject, held) for subject in subjects(call, self.by)])
+        return charge_each(self._limit, call, self.by, held)

@@ -21,8 +21,9 @@ def allowance_lines(balances: Sequence[Balance]) -> list[str]:
     requests: Balance | None = None
     tokens: Balance | None = None
     for balance in balances:
-        unit = balance.charge.limit.unit
-        if not balance.charge.enforced:
+        charge = balance.charge
+        unit = charge.limit.unit
+        if not charge.enforced:
             continue
         if unit is Unit.REQUESTS:
             requests = balance if requests is None else _tighter(requests, balance)
@@ -31,11 +32,13 @@ def allowance_lines(balances: Sequence[Balance]) -> list[str]:
     lines = [] if requests is None else _lines("requests", requests)
     if tokens is not None:
         lines += _lines("tokens", tokens)
-    if requests is not None and type(rule := requests.charge.limit.rule) is Rate:
-        policy = requests.charge.limit.policy
-        more_s = min(requests.reset_s, rule.per_s / rule.amount)  # until one more call may pass, as `retry-after` says it
-        lines.append(f'ratelimit-policy: "{policy}";q={rule.amount};w={rule.per_s}')
-        lines.append(f'ratelimit: "{policy}";r={requests.remaining};t={ceil(more_s)}')
+    if requests is not None:
+        limit = requests.charge.limit
+        rule = limit.rule
+        if type(rule) is Rate:
+            more_s = min(requests.reset_s, rule.per_s / rule.amount)  # until one more call may pass, as `retry-after` says it
+            lines.append(f'ratelimit-policy: "{limit.policy}";q={rule.amount};w={rule.per_s}')
+            lines.append(f'ratelimit: "{limit.policy}";r={requests.remaining};t={ceil(more_s)}')
     return lines
 
 
@@ -54,8 +57,8 @@ def _lines(word: str, balance: Balance) -> list[str]:
 def go_duration(seconds: float) -> str:
     """`6m0s`, `1.5s`, `120ms`: how OpenAI writes a reset. seconds: ≥ 0, rounded up to a millisecond."""
     millis = -(-round(seconds * 1_000_000) // 1000)
-    if 0 < millis < 1000:
-        return f"{millis}ms"
+    if millis < 1000:
+        return f"{millis}ms" if millis else "0s"
     minutes, rest = divmod(millis, 60_000)
     hours, minutes = divmod(minutes, 60)
     left = f"{rest // 1000}.{rest % 1000:03d}".rstrip("0").rstrip(".") + "s"

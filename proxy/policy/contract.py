@@ -169,6 +169,13 @@ class Clause:
         return Refusal(code, message, policy=self.policy, clause=self.clause, **kwargs)
 
 
+def charge_each(limit: Limit, call: Call, by: tuple[str, ...], amount: int, *, enforced: bool = True) -> tuple[Charge, ...]:
+    """So much of a limit for each of the call's subjects."""
+    if len(by) == 1 and by[0] != "tag":
+        return (Charge(limit, _of(by[0], call), amount, enforced),)
+    return tuple([Charge(limit, subject, amount, enforced) for subject in subjects(call, by)])
+
+
 def subjects(call: Call, by: tuple[str, ...]) -> tuple[str, ...]:
     """The subjects that `by` names for this call, one limit each.
 
@@ -176,8 +183,6 @@ def subjects(call: Call, by: tuple[str, ...]) -> tuple[str, ...]:
     >>> subjects(call, ("user", "model"))
     ('user=ada,model=gpt-4.1',)
     """
-    if len(by) == 1 and by[0] != "tag":
-        return (_of(by[0], call),)
     axes = [tuple(f"tag={tag}" for tag in call.principal.tags or ("",)) if word == "tag" else (_of(word, call),) for word in by]
     return tuple(",".join(combination) for combination in product(*axes))
 

@@ -21,12 +21,12 @@ import re
 import select
 import socket
 from collections.abc import AsyncIterator
-from functools import lru_cache
 from typing import Protocol, cast
 
 import httptools
 
 from proxy.upstream.answer import HttpAnswer
+from proxy.wire.names import LowerNames
 
 MOST_HEAD_BYTES = 64 << 10
 MOST_FIELDS = 200
@@ -35,6 +35,7 @@ HIGH_WATER_BYTES = 64 << 10
 # A body up to this leaves with its head in one write; a longer one follows in pieces of this size, as fast as the socket takes them.
 PIECE_BYTES = 128 << 10
 
+_NAMES = LowerNames()
 _TIMEOUT = re.compile(r"(?:^|[,;\s])timeout=(\d{1,6})", re.IGNORECASE)
 
 
@@ -306,7 +307,7 @@ class Connection(asyncio.Protocol):
         if answer is None or answer.status:
             return  # a trailer: dropped
         headers = answer.headers
-        key = _lower(name)
+        key = _NAMES[name]
         try:
             text = value.decode()
         except UnicodeDecodeError:
@@ -367,9 +368,3 @@ class Connection(asyncio.Protocol):
             answer.whole = True
             # False also where llhttp had to be overruled: after HEAD it waits for a body, and never gets here.
             self._keep = parser.should_keep_alive()
-
-
-@lru_cache(maxsize=256)
-def _lower(name: bytes) -> str:
-    """Remembered: upstreams send the same few names in every answer."""
-    return name.decode("ascii").lower()
