@@ -119,7 +119,7 @@ class HttpArrival:
                 yield chunk
             if whole:
                 return
-            if not self._chunks:
+            if not (self._chunks or self.whole or self._fault):  # which came while the last chunk was in use
                 await self._news()
 
     def _take(self) -> list[bytes]:
@@ -131,7 +131,7 @@ class HttpArrival:
 
     def _invite(self) -> None:
         """Answer `Expect: 100-continue`, now that the caller is known. Source: RFC 9110, section 10.1.1."""
-        if self.headers.get("expect", "").lower() == "100-continue":
+        if self.modern and self.headers.get("expect", "").lower() == "100-continue":
             self._line.invite()
 
     async def _news(self) -> None:

@@ -17,7 +17,6 @@ import contextlib
 import socket
 from collections import deque
 from collections.abc import Coroutine
-from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any, Protocol, cast
 
@@ -25,13 +24,14 @@ import httptools
 
 from proxy.downstream.arrival import HttpArrival
 from proxy.downstream.sink import HttpSink
+from proxy.wire.names import LowerNames
 
 MOST_HEAD_BYTES = 32 << 10
 MOST_FIELDS = 100
-MOST_NAME_BYTES = 1 << 10
 MOST_WAITING = 64  # requests sent ahead of their turn; reading stops at the first, but one read may bring many
 HIGH_WATER_BYTES = 64 << 10  # from here on the transport says that its reader is slow
 LINGER_S = 2.0
+_NAMES = LowerNames()
 
 
 class Owner(Protocol):
@@ -68,6 +68,7 @@ class ClientConnection(asyncio.Protocol):
         "_owner",
         "_parser",
         "_queue",
+        "_read_bytes",
         "_repeated",
         "_room",
         "_running",
@@ -91,6 +92,7 @@ class ClientConnection(asyncio.Protocol):
         self._deaf = False  # nothing that comes is looked at any more
         self._head_open = False
         self._framing_bytes = 0  # of a head, or since some of a body came: sizes, extensions, trailers
+        self._read_bytes = 0  # the last time
         self._url = b""
         self._headers: dict[str, str] = {}
         self._repeated: tuple[str, ...] = ()
@@ -161,6 +163,7 @@ class ClientConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
+        self._read_bytes = len(data)
         self._framing_bytes += len(data)
         try:
             self._parser.feed_data(data)
@@ -212,11 +215,7 @@ class ClientConnection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         headers = self._headers  # of a trailer: a dict that nobody looks at
-        try:
-            key = _lower(name)
-        except ValueError:
-            self._malformed()
-            return
+        key = _NAMES[name]
         if key in headers:
             self._repeat(key, value)
             return
@@ -233,13 +232,14 @@ class ClientConnection(asyncio.Protocol):
         self._headers[key] += ", " + value.decode("utf-8", "surrogateescape")
 
     def on_headers_complete(self) -> None:
+        large = self._framing_bytes > MOST_HEAD_BYTES or self._read_bytes > MOST_HEAD_BYTES
         self._head_open = False
         self._framing_bytes = 0
         if self._deaf:
             return
         parser, headers, repeated = self._parser, self._headers, self._repeated
         self._headers = {}
-        if len(headers) + len(repeated) > MOST_FIELDS or len(self._url) + sum(map(len, headers.values())) > MOST_HEAD_BYTES:
+        if len(headers) + len(repeated) > MOST_FIELDS or (large and self._size_of(headers) > MOST_HEAD_BYTES):
             self._malformed()
             return
         version = parser.get_http_version()
@@ -262,6 +262,9 @@ class ClientConnection(asyncio.Protocol):
             self._begin(arrival)
         else:
             self._enqueue(arrival)
+
+    def _size_of(self, headers: dict[str, str]) -> int:
+        return len(self._url) + sum(map(len, headers)) + sum(map(len, headers.values()))
 
     def on_body(self, data: bytes) -> None:
         self._framing_bytes = 0
@@ -336,9 +339,12 @@ class ClientConnection(asyncio.Protocol):
         if self._transport.is_closing():
             return
         self._deaf = True
-        self._transport.resume_reading()
-        self._transport.write_eof()
         self._wait("close")
+        try:
+            self._transport.resume_reading()
+            self._transport.write_eof()
+        except OSError:  # it was reset, and the loop is yet to say so
+            self._transport.abort()
 
     def _close(self) -> None:
         """End, once what was written is on its way."""
@@ -377,14 +383,6 @@ class ClientConnection(asyncio.Protocol):
             await self._owner.malformed(sink)
         self._task = None
         self._part()
-
-
-@lru_cache(maxsize=256)
-def _lower(name: bytes) -> str:
-    """Remembered: clients send the same few names in every call. Errors: ValueError for a long one, which is not remembered."""
-    if len(name) > MOST_NAME_BYTES:
-        raise ValueError("a name that is no field's")
-    return name.decode("latin-1").lower()
 
 
 def is_loopback(transport: asyncio.BaseTransport) -> bool:

@@ -9,6 +9,8 @@ from typing import Protocol
 
 from proxy.relay import Head
 
+# Their answers end with the head, whatever it says. Source: RFC 9112, section 6.3.
+_BODILESS = frozenset({204, 304})
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
 
 
@@ -51,7 +53,10 @@ class HttpSink:
         return f"<HttpSink head_sent={self.head_sent} keep_alive={self.keep_alive}>"
 
     async def start(self, head: Head) -> None:
-        if head.length is not None:
+        if head.status in _BODILESS:
+            self._bodiless = True
+            framing = None
+        elif head.length is not None:
             framing = f"content-length: {head.length}"
         elif self._bodiless:
             framing = None
@@ -76,7 +81,11 @@ class HttpSink:
             await self._send(b"0\r\n\r\n")
 
     async def whole(self, head: Head, body: bytes) -> None:
-        sent = self._head(head, f"content-length: {len(body)}")
+        if head.status in _BODILESS:
+            await self.start(head)
+            return
+        length = len(body) if head.length is None or not self._bodiless else head.length
+        sent = self._head(head, f"content-length: {length}")
         self._put(sent if self._bodiless else sent + body)
         if self._line.slow:
             await self._line.room()
@@ -88,7 +97,6 @@ class HttpSink:
     def _head(self, head: Head, framing: str | None) -> bytes:
         """The head's bytes, once. Errors: ValueError for a line that would be two, which none that reaches this is."""
         assert not self.head_sent, "a second head would stand in the first one's body"
-        self.head_sent = True
         lines = head.lines
         if framing is not None:
             lines.append(framing)
@@ -96,12 +104,16 @@ class HttpSink:
             self.keep_alive = False
         if not self.keep_alive:
             lines.append("connection: close")
+        elif not self._modern:
+            lines.append("connection: keep-alive")  # what HTTP/1.0 takes silence for is the opposite
         fields = "\r\n".join(lines)
         if fields.count("\n") >= len(lines) or fields.count("\r") >= len(lines):
             raise ValueError("a header value holds a line break")
         status = head.status
         text = f"HTTP/1.1 {status} {_REASONS.get(status, '')}\r\n{fields}\r\nserver: tollhouse\r\ndate: {self._line.date}\r\n\r\n"
-        return text.encode("utf-8", "surrogateescape")
+        data = text.encode("utf-8", "surrogateescape")
+        self.head_sent = True
+        return data
 
     async def _send(self, data: bytes) -> None:
         self._put(data)
