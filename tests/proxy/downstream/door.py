@@ -116,6 +116,10 @@ class Door:
     def connections(self) -> int:
         return int(repr(self.listener).partition("connections=")[2].split()[0])
 
+    async def idle(self, count: int) -> None:
+        """Wait until so many connections were made, and all wait for a request or the rest of one."""
+        await turns(lambda: self.connections == count and all(c.waiting_since is not None for c in self.listener._connections))
+
     @asynccontextmanager
     async def caller(self, *, receive_bytes: int | None = None) -> AsyncIterator["Caller"]:
         """A connected client. receive_bytes: a small receive buffer of its socket, for a client that is to be slow."""
