@@ -34,6 +34,7 @@ _TEXT_KEYS = frozenset({"content", "reasoning_content", "reasoning", "refusal", 
 _CALL_KEYS = frozenset({"tool_calls", "function_call", "audio"})
 _OUTPUT_KEYS = _TEXT_KEYS | _CALL_KEYS
 _CONTENT = b'"content":"'
+_SENTINEL = b"a-text-that-no-upstream-sends"
 _MOST_FRAMES = 8  # looked for in a stream: the head of an answer, a change of its model or choice, and a few more
 _USAGE = re.compile(rb'"usage"\s*:\s*(?=\{)')
 _JSON = json.JSONDecoder()
@@ -207,6 +208,15 @@ def _called(value: Any) -> Iterator[Any]:
         yield from (named.get("name"), named.get("arguments"), said.get("transcript"))
 
 
+def _speaks_in(before: bytes, behind: bytes) -> bool:
+    """Whether what stands between these parts of an event is the content of its delta, and of nothing else that looks like it."""
+    try:
+        said = orjson.loads((before + _SENTINEL + behind)[6:-2])
+        return bool(said["choices"][0]["delta"]["content"] == _SENTINEL.decode())
+    except (orjson.JSONDecodeError, LookupError, TypeError):
+        return False
+
+
 def _objects(value: Any) -> Iterator[Mapping[str, Any]]:
     if isinstance(value, list):
         yield from (item for item in value if isinstance(item, dict))
@@ -247,6 +257,12 @@ class StreamMeter(_Reading):
         text = chunk[start : -len(behind)]
         if b'"' in text or b"\\" in text:
             return False
+        try:
+            plain = text.decode().isprintable()  # else it is no JSON, or holds the end of a line
+        except UnicodeDecodeError:
+            return False
+        if not plain:
+            return False
         if text:
             self.first_token = True
             if len(self.text) < MOST_TEXT_BYTES:
@@ -267,12 +283,11 @@ class StreamMeter(_Reading):
         content = delta.get("content")
         if type(content) is not str or any(value for key, value in delta.items() if key != "content" and key in _OUTPUT_KEYS):
             return
-        written = content.encode("utf-8", "surrogatepass")
         start = event.find(_CONTENT) + len(_CONTENT)
-        end = start + len(written)
-        shown = event[start : end + 1] == written + b'"' and b"\\" not in written and event.count(_CONTENT) == 1
-        if shown and event.startswith(b"data: ") and event.count(b"\n") == 2 and event.endswith(b"\n\n"):
-            self._frame = event[:start], event[end:]
+        end = event.find(b'"', start)
+        before, behind = event[:start], event[end:]
+        if event.startswith(b"data: ") and event.count(b"\n") == 2 and event.endswith(b"\n\n") and _speaks_in(before, behind):
+            self._frame = before, behind
 
     def finish(self) -> bytes:
         rest = self._splitter.finish()

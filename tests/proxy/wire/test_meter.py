@@ -193,6 +193,32 @@ def test_an_event_in_which_something_else_speaks_too_is_not_taken_for_its_like()
     assert (told.usage, told.error) == (Usage(1, 9), {"message": "no"})
 
 
+FRAMED = 'data: {"choices":[{"index":0,"delta":{"content":"%s"},"finish_reason":null}]}\n\n'
+NOTED = 'data: {"note":{"content":"%s"},"choices":[{"delta":{"content" : "a"}}]}\n\n'
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [FRAMED % "a", FRAMED % "x\n\ndata: [DONE]\n\ny"],
+        [FRAMED % "a", FRAMED % "x\ny", FRAMED % "x\ry", FRAMED % "x\0y", FRAMED % "\x7f"],
+        [NOTED % "b", NOTED % "c", NOTED % ""],
+        [NOTED.replace('"note"', '"\\u0063ontent"') % "b", NOTED % "c"],
+    ],
+)
+def test_an_odd_event_after_a_plain_one_is_read_as_it_would_be_alone(events: list[str]) -> None:
+    whole = "".join(events).encode()
+    slow = stream(whole[at : at + 1] for at in range(len(whole)))
+    assert stream(event.encode() for event in events) == slow
+
+
+@pytest.mark.parametrize("text", [b"\xe2\x82", b"\xed\xa0\x80", b"\xff"])
+def test_text_that_is_no_utf_8_is_not_taken_for_text(text: bytes) -> None:
+    plain = (FRAMED % "a").encode()
+    odd = plain.replace(b'"a"', b'"' + text + b'"')
+    assert stream([plain, odd, DONE]).text == stream([plain]).text + odd[6:-2].decode("utf-8", "replace")
+
+
 def test_a_role_alone_is_no_token() -> None:
     meter = StreamMeter(hide_usage=False)
     meter.feed(FIRST)
