@@ -23,6 +23,7 @@ from typing import Any, Protocol, cast
 import httptools
 
 from proxy.downstream.arrival import HttpArrival
+from proxy.downstream.outlet import Outlet
 from proxy.downstream.sink import HttpSink
 from proxy.wire.names import LowerNames
 
@@ -42,7 +43,7 @@ class Owner(Protocol):
     def date(self) -> str: ...
 
     def answer(self, arrival: HttpArrival, sink: HttpSink) -> Coroutine[Any, Any, None]:
-        """Answer a request. Raises nothing but CancelledError, when the client has left."""
+        """Answer a request. Raises nothing but CancelledError and ConnectionError, when the client has left."""
 
     def malformed(self, sink: HttpSink) -> Coroutine[Any, Any, None]:
         """Answer what is no request."""
@@ -52,7 +53,7 @@ class Owner(Protocol):
 
 
 class ClientConnection(asyncio.Protocol):
-    """The server's side of one socket. slow: the client reads slowly, and writing should wait for `room`.
+    """The server's side of one socket.
 
     waiting_since: loop time at which it began to wait for something that may not take for ever (`waiting_for`), None while it does not.
     """
@@ -65,17 +66,16 @@ class ClientConnection(asyncio.Protocol):
         "_headers",
         "_loop",
         "_loopback",
+        "_outlet",
         "_owner",
         "_parser",
         "_queue",
         "_read_bytes",
         "_repeated",
-        "_room",
         "_running",
         "_task",
         "_transport",
         "_url",
-        "slow",
         "waiting_for",
         "waiting_since",
     )
@@ -88,7 +88,6 @@ class ClientConnection(asyncio.Protocol):
         self._arrival: HttpArrival | None = None  # whose body is being received
         self._running: HttpArrival | None = None
         self._task: asyncio.Task[None] | None = None
-        self._room: asyncio.Future[None] | None = None
         self._deaf = False  # nothing that comes is looked at any more
         self._head_open = False
         self._framing_bytes = 0  # of a head, or since some of a body came: sizes, extensions, trailers
@@ -96,7 +95,6 @@ class ClientConnection(asyncio.Protocol):
         self._url = b""
         self._headers: dict[str, str] = {}
         self._repeated: tuple[str, ...] = ()
-        self.slow = False
         self.waiting_for = "request"
         self.waiting_since: float | None = None
 
@@ -134,16 +132,6 @@ class ClientConnection(asyncio.Protocol):
     def closing(self) -> bool:
         return self._owner.closing or (self._deaf and not self._queue)
 
-    async def room(self) -> None:
-        while self.slow:
-            room = self._room = self._loop.create_future()
-            try:
-                await room
-            finally:
-                self._room = None
-        if self._transport.is_closing():
-            raise ConnectionResetError("the client is gone")
-
     def go_on(self) -> None:
         if not self._queue and not self._transport.is_closing():
             self._transport.resume_reading()
@@ -158,6 +146,7 @@ class ClientConnection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
         self._transport.set_write_buffer_limits(high=HIGH_WATER_BYTES)
         self._loopback = is_loopback(transport)
+        self._outlet = Outlet(self._transport, self._loop)
         self._wait("request")
 
     def data_received(self, data: bytes) -> None:
@@ -188,19 +177,16 @@ class ClientConnection(asyncio.Protocol):
         self._deaf = True
         self._queue.clear()
         self.waiting_since = None
-        self.slow = False
-        self.resume_writing()
+        self._outlet.resume()
         if self._task is not None:
             self._task.cancel()
         self._owner.lost(self)
 
     def pause_writing(self) -> None:
-        self.slow = True
+        self._outlet.slow = True
 
     def resume_writing(self) -> None:
-        self.slow = False
-        if self._room is not None and not self._room.done():
-            self._room.set_result(None)
+        self._outlet.resume()
 
     # ── from the parser ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -290,12 +276,14 @@ class ClientConnection(asyncio.Protocol):
         self.waiting_since = None
         self.waiting_for = "answer"
         self._running = arrival
-        sink = HttpSink(self, self._transport, bodiless=arrival.method == "HEAD", modern=arrival.modern, keep_alive=arrival.keep)
+        sink = HttpSink(self, self._outlet, bodiless=arrival.method == "HEAD", modern=arrival.modern, keep_alive=arrival.keep)
         self._task = self._loop.create_task(self._answer(arrival, sink))
 
     async def _answer(self, arrival: HttpArrival, sink: HttpSink) -> None:
         try:
             await self._owner.answer(arrival, sink)
+        except ConnectionError:  # the client has left
+            self._transport.abort()
         except BaseException:
             self._transport.abort()
             raise
@@ -375,7 +363,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _refuse(self) -> None:
         self._wait("close")
-        sink = HttpSink(self, self._transport, False, True, False)
+        sink = HttpSink(self, self._outlet, False, True, False)
         self._task = self._loop.create_task(self._say_malformed(sink))
 
     async def _say_malformed(self, sink: HttpSink) -> None:

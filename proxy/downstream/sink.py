@@ -3,10 +3,10 @@
 The rule a reader could break: one head, then its body in one framing, then the end. `HttpSink` is the only writer of an answer.
 """
 
-import asyncio
 from http import HTTPStatus
 from typing import Protocol
 
+from proxy.downstream.outlet import Outlet
 from proxy.relay import Head
 
 # Their answers end with the head, whatever it says. Source: RFC 9112, section 6.3.
@@ -15,12 +15,10 @@ _REASONS = {status.value: status.phrase for status in HTTPStatus}
 
 
 class Line(Protocol):
-    """What a sink asks of the connection that it writes to. slow: its reader is; `room` waits until it no longer is.
+    """What a sink asks of the connection that it writes to.
 
     date: the Date field's value for now. closing: the connection ends with this answer, whatever the client wants.
     """
-
-    slow: bool
 
     @property
     def date(self) -> str: ...
@@ -28,8 +26,7 @@ class Line(Protocol):
     @property
     def closing(self) -> bool: ...
 
-    async def room(self) -> None:
-        """Until the socket takes more. Errors: ConnectionResetError when the client is gone."""
+    def abort(self) -> None: ...
 
 
 class HttpSink:
@@ -38,11 +35,11 @@ class HttpSink:
     Errors of writing: ConnectionResetError when the client is gone.
     """
 
-    __slots__ = ("_bodiless", "_chunked", "_line", "_modern", "_transport", "head_sent", "keep_alive")
+    __slots__ = ("_bodiless", "_chunked", "_line", "_modern", "_outlet", "head_sent", "keep_alive")
 
-    def __init__(self, line: Line, transport: asyncio.Transport, bodiless: bool, modern: bool, keep_alive: bool) -> None:
+    def __init__(self, line: Line, outlet: Outlet, bodiless: bool, modern: bool, keep_alive: bool) -> None:
         self._line = line
-        self._transport = transport
+        self._outlet = outlet
         self._bodiless = bodiless
         self._modern = modern
         self._chunked = False
@@ -70,11 +67,11 @@ class HttpSink:
 
     def write(self, chunk: bytes) -> bool:
         if not self._bodiless:
-            self._put(b"%x\r\n%b\r\n" % (len(chunk), chunk) if self._chunked else chunk)
-        return self._line.slow
+            self._outlet.send(b"%x\r\n%b\r\n" % (len(chunk), chunk) if self._chunked else chunk)
+        return self._outlet.slow
 
     async def room(self) -> None:
-        await self._line.room()
+        await self._outlet.room()
 
     async def end(self) -> None:
         if self._chunked:
@@ -86,13 +83,13 @@ class HttpSink:
             return
         length = len(body) if head.length is None or not self._bodiless else head.length
         sent = self._head(head, f"content-length: {length}")
-        self._put(sent if self._bodiless else sent + body)
-        if self._line.slow:
-            await self._line.room()
+        self._outlet.send(sent if self._bodiless else sent + body)
+        if self._outlet.slow:
+            await self._outlet.room()
 
     def abort(self) -> None:
         self.keep_alive = False
-        self._transport.abort()
+        self._line.abort()
 
     def _head(self, head: Head, framing: str | None) -> bytes:
         """The head's bytes, once. Errors: ValueError for a line that would be two, which none that reaches this is."""
@@ -116,11 +113,6 @@ class HttpSink:
         return data
 
     async def _send(self, data: bytes) -> None:
-        self._put(data)
-        if self._line.slow:
-            await self._line.room()
-
-    def _put(self, data: bytes) -> None:
-        if self._transport.is_closing():
-            raise ConnectionResetError("the client is gone")
-        self._transport.write(data)
+        self._outlet.send(data)
+        if self._outlet.slow:
+            await self._outlet.room()

@@ -143,9 +143,10 @@ class Door:
     async def _answer(self, arrival: HttpArrival, sink: HttpSink) -> None:
         self.begun.append(arrival)
         try:
-            await self._handler(arrival, sink)
-        except ProxyError as error:
-            await sink.whole(Head(error.status, [f"x-code: {error.code}"], close=error.close), b"refused")
+            try:
+                await self._handler(arrival, sink)
+            except ProxyError as error:
+                await sink.whole(Head(error.status, [f"x-code: {error.code}"], close=error.close), b"refused")
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
