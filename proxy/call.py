@@ -173,7 +173,7 @@ class Call:
     """One request through us.
 
     It begins with nothing but its id, and admission fills it in. path: canonical, without query; query: raw, without `?`.
-    body: as received, b"" for none.
+    body: as received, b"" for none and once an upstream has answered.
     fields: the parsed JSON body, read-only, or None where the path is passed as bytes.
     asked_caps: each cap field the client sent with a number. cap: output tokens of one choice after shaping, None = no bound known.
     choices: how many answers the upstream generates and bills (n, best_of, prompts). input_bound: tokens the input can be at most.

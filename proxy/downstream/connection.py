@@ -15,7 +15,6 @@ nobody could say where that begins.
 import asyncio
 import contextlib
 import socket
-from collections import deque
 from collections.abc import Coroutine
 from ipaddress import ip_address
 from typing import Any, Protocol, cast
@@ -84,7 +83,7 @@ class ClientConnection(asyncio.Protocol):
         self._owner = owner
         self._loop = loop
         self._parser = httptools.HttpRequestParser(self)
-        self._queue: deque[HttpArrival | None] = deque()  # requests whose turn has not come; None for what is no request
+        self._queue: list[HttpArrival | None] = []  # requests whose turn has not come; None for what is no request
         self._arrival: HttpArrival | None = None  # whose body is being received
         self._running: HttpArrival | None = None
         self._task: asyncio.Task[None] | None = None
@@ -314,7 +313,7 @@ class ClientConnection(asyncio.Protocol):
         elif not self._queue:
             self._wait("head" if self._head_open else "request")
         else:
-            following = self._queue.popleft()
+            following = self._queue.pop(0)
             if not self._queue:
                 self._transport.resume_reading()
             if following is None:
