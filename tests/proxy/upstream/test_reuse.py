@@ -13,7 +13,7 @@ import pytest
 from proxy.errors import UpstreamError
 from tests.proxy.upstream.calls import ask, client_of, fetch, soon
 
-CALLS = 2000
+CALLS = 10_000
 WORKERS = 8
 
 
