@@ -16,6 +16,7 @@ from proxy.wire import body
 from proxy.wire.failure import upstream_refusal
 from proxy.wire.headers import Fields, sane_request_id, towards_upstream
 from proxy.wire.meter import BodyMeter, Meter, PassMeter, StreamMeter
+from proxy.wire.sse import is_stream
 from proxy.wire.surfaces import ROOT
 
 _MOST_ERROR_BYTES = 64 << 10
@@ -102,7 +103,7 @@ async def _refusal(trip: Trip, answer: Answer) -> UpstreamError:
 
 def meter_for(call: Call, answer: Answer) -> Meter:
     """Who reads this answer: by what it is, not by what was asked. A JSON answer to `stream: true` is a JSON answer."""
-    streams = answer.headers.get("content-type", "").lstrip()[:17].lower() == "text/event-stream"
+    streams = is_stream(answer.headers.get("content-type"))
     if not call.surface.metered or "content-encoding" in answer.headers:
         return PassMeter(streams=streams or not call.surface.metered)
     if streams and call.surface.has_output:

@@ -28,6 +28,7 @@ from proxy.trip import Arrival, Observer, Trip
 from proxy.upstream.contract import Answer
 from proxy.wire.headers import sane_request_id, towards_client
 from proxy.wire.meter import PassMeter
+from proxy.wire.sse import is_stream
 
 _ERROR_WRITE_S = 10.0
 DRAIN = "drain"
@@ -141,7 +142,7 @@ class Pipeline:
             trip.status = answer.status
             lines = towards_client(answer.headers, request_id=trip.upstream_request_id)
             lines += response_lines(trip)
-            if answer.headers.get("content-type", "").startswith("text/event-stream"):
+            if is_stream(answer.headers.get("content-type")):
                 lines += _EVENTS
             told = answer.headers.get("content-length") if isinstance(meter, PassMeter) else None
             return Head(answer.status, lines, length=int(told) if told is not None else None)

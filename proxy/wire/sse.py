@@ -13,6 +13,11 @@ _LINE = re.compile(rb"\r\n|\n|\r")
 LATE_LF = b"\n"
 
 
+def is_stream(content_type: str | None) -> bool:
+    """Whether a body of this content type is a stream of events. None: it has none."""
+    return content_type is not None and content_type.partition(";")[0].strip().lower() == "text/event-stream"
+
+
 class Splitter:
     """Cuts a body into whole events, whatever its chunks are.
 

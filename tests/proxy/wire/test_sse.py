@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from openai._streaming import SSEDecoder
 
-from proxy.wire.sse import LATE_LF, Splitter, data_of
+from proxy.wire.sse import LATE_LF, Splitter, data_of, is_stream
 
 PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no failure
 
@@ -186,3 +186,18 @@ def test_a_long_event_in_small_chunks_is_searched_once() -> None:
     events = [found for chunk in chunks for found in splitter.feed(chunk)]
     assert b"".join(events) == event
     assert Counted.END.searched <= len(event) + 3 * len(chunks), "three bytes of what was searched before are searched again"
+
+
+@pytest.mark.parametrize(
+    ("content_type", "streams"),
+    [
+        ("text/event-stream", True),
+        ("Text/Event-Stream ; charset=utf-8", True),
+        ("text/event-streams", False),
+        ("application/json", False),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_a_stream_of_events_is_told_by_its_content_type(content_type: str | None, streams: bool) -> None:
+    assert is_stream(content_type) is streams
