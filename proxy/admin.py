@@ -53,10 +53,10 @@ class Admin:
         await sink.whole(Head(status, [f"content-type: {kind}"]), body)
 
     async def _page(self, arrival: HttpArrival) -> Page:
-        path = arrival.target.partition("?")[0]
+        path = arrival.head.target.partition("?")[0]
         if path not in OPEN_PATHS and not self._trusted(arrival):
             return _json(401, {"error": {"message": "Send the admin token as 'Authorization: Bearer TOKEN'."}})
-        if arrival.method not in ("GET", "HEAD"):
+        if arrival.head.method not in ("GET", "HEAD"):
             return _json(405, {"error": {"message": "Only GET is answered here."}})
         if path == "/healthz":
             return 200, _TEXT, b"ok\n"
@@ -71,7 +71,7 @@ class Admin:
     def _trusted(self, arrival: HttpArrival) -> bool:
         if arrival.loopback:
             return True
-        sent = arrival.headers.get("authorization", "").removeprefix("Bearer ")
+        sent = arrival.head.headers.get("authorization", "").removeprefix("Bearer ")
         # Bytes that are no UTF-8 arrive as surrogates.
         return self._token is not None and hmac.compare_digest(*(t.encode("utf-8", "surrogateescape") for t in (sent, self._token)))
 

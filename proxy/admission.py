@@ -44,18 +44,18 @@ class Admission:
 
     async def admit(self, trip: Trip, arrival: Arrival, watch: Watch) -> None:
         """The call as every policy wants it. Errors: InvalidCall, NotAdmitted, Refusal; nothing is held yet."""
-        headers = arrival.headers
-        if arrival.repeated:
-            refuse_ambiguous(arrival.repeated)
+        headers = arrival.head.headers
+        if arrival.head.repeated:
+            refuse_ambiguous(arrival.head.repeated)
         call = trip.call
-        call.path, call.query = canonical(arrival.target)
+        call.path, call.query = canonical(arrival.head.target)
         call.principal = trip.set.identify(
             presented=presented_key(headers.get("authorization"), headers.get("api-key")),
             header=headers.get,
             loopback=arrival.loopback,
             now_s=self.clock.wall_s(),
         )
-        call.surface = _surface(trip.set, call.path, arrival.method)
+        call.surface = _surface(trip.set, call.path, arrival.head.method)
         if not _TELLING.isdisjoint(headers):
             self._refuse_odd(headers)
         if call.surface.metered:
@@ -77,10 +77,10 @@ class Admission:
 
     async def _read(self, policies: PolicySet, call: Call, arrival: Arrival, watch: Watch) -> None:
         """The body of a metered call: bounded, JSON, and sane in every field that costs money."""
-        kind = arrival.headers.get("content-type", "")
+        kind = arrival.head.headers.get("content-type", "")
         if kind != _JSON:
             kind = kind.partition(";")[0].strip().lower()
-        if kind != _JSON or arrival.headers.get("content-encoding", "identity") != "identity":
+        if kind != _JSON or arrival.head.headers.get("content-encoding", "identity") != "identity":
             raise InvalidCall("unsupported_media_type", "Send the body as 'content-type: application/json', without an encoding.")
         most, policy = policies.body_limit(call.principal, call.path)
         watch.expect("body_read", self.body_s)

@@ -81,7 +81,7 @@ class Dispatch:
         ]
         if config.api_key is not None:
             ours.append(f"authorization: Bearer {config.api_key}")
-        return towards_upstream(arrival.headers, extra=config.forward_headers, ours=ours)
+        return towards_upstream(arrival.head.headers, extra=config.forward_headers, ours=ours)
 
     @staticmethod
     def _chunks(trip: Trip, call: Call, arrival: Arrival) -> AsyncIterator[bytes] | bytes:

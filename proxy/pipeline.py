@@ -94,10 +94,10 @@ class Pipeline:
         self.observer.finished(trip)
 
     def _begin(self, arrival: Arrival) -> Trip:
-        request_id = sane_request_id(arrival.headers.get("x-request-id")) or f"req_{self.random(12).hex()}"
+        request_id = sane_request_id(arrival.head.headers.get("x-request-id")) or f"req_{self.random(12).hex()}"
         return Trip(
-            call=Call(id=request_id, method=arrival.method),
-            trace=continue_trace(arrival.headers.get("traceparent"), ids=self.random),
+            call=Call(id=request_id, method=arrival.head.method),
+            trace=continue_trace(arrival.head.headers.get("traceparent"), ids=self.random),
             set=self.policies(),
             now_ns=self.clock.monotonic_ns,
             started_ns=self.clock.monotonic_ns(),

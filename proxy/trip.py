@@ -1,7 +1,7 @@
 """One call's way through the pipeline: what is known of it so far, and the Outcome that it becomes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -12,28 +12,16 @@ from proxy.policy.policyset import Plan, PolicySet
 from proxy.state.contract import Reservation
 from proxy.telemetry.trace import Trace
 from proxy.wire.meter import Meter
+from proxy.wire.request import RequestHead
 
 _NOTHING = Usage()
 
 
 class Arrival(Protocol):
-    """A request whose head has come, as the edge hands it over.
-
-    headers: names in lower case, a repeated name's values joined by ", "; repeated: those names. target: as on the request line.
-    loopback: the peer is this machine.
-    """
+    """A request whose head has come, as the edge hands it over. loopback: the peer is this machine."""
 
     @property
-    def method(self) -> str: ...
-
-    @property
-    def target(self) -> str: ...
-
-    @property
-    def headers(self) -> Mapping[str, str]: ...
-
-    @property
-    def repeated(self) -> Sequence[str]: ...
+    def head(self) -> RequestHead: ...
 
     @property
     def loopback(self) -> bool: ...

@@ -5,10 +5,11 @@ asked to drop, and a body whose framing broke is an error for whoever reads it, 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from typing import Protocol
 
 from proxy.errors import InvalidCall
+from proxy.wire.request import RequestHead
 
 HIGH_WATER_BYTES = 256 << 10  # what waits for a reader; one read of the loop may come on top
 
@@ -26,8 +27,7 @@ class Line(Protocol):
 class HttpArrival:
     """An `Arrival` as the pipeline has it.
 
-    method, target: as on the request line. headers: names in lower case, a repeated name's values joined by ", "; repeated: those
-    names. whole: the body's last byte was received. keep: the client lets the connection live on. modern: it speaks HTTP/1.1.
+    head: its head. length: bytes of body that it announces, None where it does not say. whole: the body's last byte was received.
     """
 
     __slots__ = (
@@ -37,15 +37,11 @@ class HttpArrival:
         "_loop",
         "_waiter",
         "discarding",
-        "headers",
+        "head",
         "held",
-        "keep",
+        "length",
         "loopback",
-        "method",
-        "modern",
-        "repeated",
         "size",
-        "target",
         "whole",
     )
 
@@ -53,38 +49,33 @@ class HttpArrival:
         self,
         line: Line,
         loop: asyncio.AbstractEventLoop,
-        method: str,
-        target: str,
-        headers: Mapping[str, str],
-        repeated: tuple[str, ...],
+        head: RequestHead,
+        *,
+        length: int | None,
         loopback: bool,
-        keep: bool,
-        modern: bool,
+        body: bytes | None = None,
     ) -> None:
+        """body: all of it, where it came with the head."""
         self._line = line
         self._loop = loop
         self._waiter: asyncio.Future[None] | None = None
-        self._chunks: list[bytes] = []
         self._fault = False
-        self.method = method
-        self.target = target
-        self.headers = headers
-        self.repeated = repeated
+        self.head = head
+        self.length = length
         self.loopback = loopback
-        self.keep = keep
-        self.modern = modern
-        self.whole = self.held = self.discarding = False
-        self.size = 0  # bytes that wait
+        self.held = self.discarding = False
+        self.whole = body is not None
+        self._chunks: list[bytes] = [body] if body else []
+        self.size = len(body) if body else 0  # bytes that wait
 
     def __repr__(self) -> str:
-        return f"<HttpArrival {self.method} buffered={self.size} whole={self.whole} broken={self._fault}>"
+        return f"<HttpArrival {self.head.method} buffered={self.size} whole={self.whole} broken={self._fault}>"
 
     # ── for the reader ───────────────────────────────────────────────────────────────────────────────────────────────
 
     async def read(self, most_bytes: int) -> bytes | None:
         """The contract's `read`. Errors: InvalidCall for broken framing."""
-        told = self.headers.get("content-length")
-        if told is not None and int(told) > most_bytes:
+        if self.length is not None and self.length > most_bytes:
             return None
         if self.whole:
             return self._joined() if self.size <= most_bytes else None
@@ -131,7 +122,7 @@ class HttpArrival:
 
     def _invite(self) -> None:
         """Answer `Expect: 100-continue`, now that the caller is known. Source: RFC 9110, section 10.1.1."""
-        if self.modern and self.headers.get("expect", "").lower() == "100-continue":
+        if self.head.modern and self.head.headers.get("expect", "").lower() == "100-continue":
             self._line.invite()
 
     async def _news(self) -> None:

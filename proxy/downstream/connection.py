@@ -14,17 +14,18 @@ nobody could say where that begins.
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import Coroutine
-from ipaddress import ip_address
 from typing import Any, Protocol, cast
 
 import httptools
 
 from proxy.downstream.arrival import HttpArrival
+from proxy.downstream.known import KnownHead, KnownHeads, parts_of
 from proxy.downstream.outlet import Outlet
+from proxy.downstream.peer import is_loopback
 from proxy.downstream.sink import HttpSink
 from proxy.wire.names import LowerNames
+from proxy.wire.request import RequestHead
 
 MOST_HEAD_BYTES = 32 << 10
 MOST_FIELDS = 100
@@ -35,9 +36,10 @@ _NAMES = LowerNames()
 
 
 class Owner(Protocol):
-    """Whom a connection belongs to. date: the Date field's value. closing: no call is begun any more."""
+    """Whom a connection belongs to. date: the Date field's value. closing: no call is begun any more. heads: known to all of its."""
 
     closing: bool
+    heads: KnownHeads
 
     def date(self) -> str: ...
 
@@ -59,10 +61,14 @@ class ClientConnection(asyncio.Protocol):
 
     __slots__ = (
         "_arrival",
+        "_begun",
+        "_between",
         "_deaf",
         "_framing_bytes",
         "_head_open",
         "_headers",
+        "_known",
+        "_last_parts",
         "_loop",
         "_loopback",
         "_outlet",
@@ -88,6 +94,10 @@ class ClientConnection(asyncio.Protocol):
         self._running: HttpArrival | None = None
         self._task: asyncio.Task[None] | None = None
         self._deaf = False  # nothing that comes is looked at any more
+        self._between = True  # whatever comes next begins a message
+        self._begun = 0  # messages, by what was read last
+        self._known: KnownHead | None = None  # the head of the last request, if it is one of those
+        self._last_parts = 0  # the hash of what else it was
         self._head_open = False
         self._framing_bytes = 0  # of a head, or since some of a body came: sizes, extensions, trailers
         self._read_bytes = 0  # the last time
@@ -151,6 +161,12 @@ class ClientConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
+        if self._between and self._known is not None and self._running is None and (body := self._known.body_of(data)) is not None:
+            head = self._known.head
+            self._begin(HttpArrival(self, self._loop, head, length=len(body), loopback=self._loopback, body=body))
+            return
+        fresh = self._arrival is None and not self._head_open
+        self._begun = 0
         self._read_bytes = len(data)
         self._framing_bytes += len(data)
         try:
@@ -164,10 +180,24 @@ class ClientConnection(asyncio.Protocol):
                 self._arrival.complete()
         except httptools.HttpParserError:
             self._malformed()
+        self._between = fresh and self._begun == 1 and self._arrival is None and self._learn(data)
         if self._framing_bytes > MOST_HEAD_BYTES:
             self._malformed()
         elif self._head_open and self._running is None and self.waiting_for != "head" and not self._deaf:
             self._wait("head")
+
+    def _learn(self, data: bytes) -> bool:
+        """Whether the last read held one message and nothing else. From its second time on a head is then known by its bytes."""
+        arrival = self._queue[-1] if self._queue else self._running
+        if self._deaf or self._head_open or arrival is None or arrival.length is None:
+            return False
+        parts = parts_of(data, method=arrival.head.method, length=arrival.length)
+        if parts is None:
+            return False
+        self._known, self._last_parts = self._owner.heads.meet(parts, arrival.head, last=self._last_parts)
+        if self._known is not None:
+            arrival.head = self._known.head
+        return True
 
     def eof_received(self) -> None:
         """A client that ends its side is one that left: the transport closes, and the call is cancelled."""
@@ -190,10 +220,9 @@ class ClientConnection(asyncio.Protocol):
     # ── from the parser ──────────────────────────────────────────────────────────────────────────────────────────────
 
     def on_message_begin(self) -> None:
+        self._begun += 1
         self._head_open = True
-        self._url = b""
-        self._headers = {}
-        self._repeated = ()
+        self._url, self._headers, self._repeated = b"", {}, ()
 
     def on_url(self, url: bytes) -> None:
         self._url += url
@@ -204,10 +233,7 @@ class ClientConnection(asyncio.Protocol):
         if key in headers:
             self._repeat(key, value)
             return
-        try:
-            headers[key] = value.decode()
-        except UnicodeDecodeError:
-            headers[key] = value.decode("utf-8", "surrogateescape")
+        headers[key] = value.decode("utf-8", "surrogateescape")
 
     def _repeat(self, key: str, value: bytes) -> None:
         """A field that stands more than once. Behind too many to be accepted none is copied any more: that would take seconds."""
@@ -224,7 +250,9 @@ class ClientConnection(asyncio.Protocol):
             return
         parser, headers, repeated = self._parser, self._headers, self._repeated
         self._headers = {}
-        if len(headers) + len(repeated) > MOST_FIELDS or (large and self._size_of(headers) > MOST_HEAD_BYTES):
+        if len(headers) + len(repeated) > MOST_FIELDS or (
+            large and len(self._url) + sum(map(len, headers)) + sum(map(len, headers.values())) > MOST_HEAD_BYTES
+        ):
             self._malformed()
             return
         version = parser.get_http_version()
@@ -232,24 +260,22 @@ class ClientConnection(asyncio.Protocol):
         if not modern and (version != "1.0" or "transfer-encoding" in headers):  # RFC 9112, section 6.1: faulty framing
             self._malformed()
             return
+        length = headers.pop("content-length", None)
+        head = RequestHead(
+            method=parser.get_method().decode(),
+            target=self._url.decode("utf-8", "surrogateescape"),
+            headers=headers,
+            repeated=repeated,
+            keep=parser.should_keep_alive(),
+            modern=modern,
+        )
         arrival = self._arrival = HttpArrival(
-            self,
-            self._loop,
-            parser.get_method().decode(),
-            self._url.decode("utf-8", "surrogateescape"),
-            headers,
-            repeated,
-            self._loopback,
-            parser.should_keep_alive(),
-            modern,
+            self, self._loop, head, length=None if length is None else int(length), loopback=self._loopback
         )
         if self._running is None:
             self._begin(arrival)
         else:
             self._enqueue(arrival)
-
-    def _size_of(self, headers: dict[str, str]) -> int:
-        return len(self._url) + sum(map(len, headers)) + sum(map(len, headers.values()))
 
     def on_body(self, data: bytes) -> None:
         self._framing_bytes = 0
@@ -275,7 +301,8 @@ class ClientConnection(asyncio.Protocol):
         self.waiting_since = None
         self.waiting_for = "answer"
         self._running = arrival
-        sink = HttpSink(self, self._outlet, bodiless=arrival.method == "HEAD", modern=arrival.modern, keep_alive=arrival.keep)
+        head = arrival.head
+        sink = HttpSink(self, self._outlet, head.method == "HEAD", head.modern, head.keep)
         self._task = self._loop.create_task(self._answer(arrival, sink))
 
     async def _answer(self, arrival: HttpArrival, sink: HttpSink) -> None:
@@ -370,13 +397,3 @@ class ClientConnection(asyncio.Protocol):
             await self._owner.malformed(sink)
         self._task = None
         self._part()
-
-
-def is_loopback(transport: asyncio.BaseTransport) -> bool:
-    """Whether the peer is this machine (in a pod: any of its containers)."""
-    peer = transport.get_extra_info("peername")
-    if not isinstance(peer, tuple):
-        sock = transport.get_extra_info("socket")
-        return sock is not None and sock.family == socket.AF_UNIX
-    host = peer[0]
-    return bool(host == "127.0.0.1" or ip_address(host.partition("%")[0]).is_loopback)

@@ -11,6 +11,7 @@ from typing import Any
 
 from proxy.downstream.arrival import HttpArrival
 from proxy.downstream.connection import LINGER_S, ClientConnection
+from proxy.downstream.known import KnownHeads
 from proxy.downstream.sink import HttpSink
 
 KEEPALIVE_S = 75.0
@@ -20,7 +21,7 @@ _GOODBYE_S = 0.2  # what is still open by then was told to end long before
 
 
 class Listener:
-    """The owner of its connections. closing: no request is begun any more.
+    """The owner of its connections. closing: no request is begun any more. heads: those that its clients send again and again.
 
     answer: answers a request; it raises nothing but CancelledError, when the client has left. malformed: answers what is no request.
     wall_s: the time of the Date field.
@@ -39,6 +40,7 @@ class Listener:
         self._server: asyncio.Server | None = None
         self._connections: set[ClientConnection] = set()
         self._date = (0, "")
+        self.heads = KnownHeads()
         self.closing = False
 
     def __repr__(self) -> str:

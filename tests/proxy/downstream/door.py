@@ -62,7 +62,7 @@ async def echo(arrival: HttpArrival, sink: HttpSink) -> None:
     """Read all, answer with what was read."""
     body = await arrival.read(MOST_BODY_BYTES)
     assert body is not None
-    await sink.whole(Head(200, [f"x-asked: {arrival.method} {arrival.target}"]), body)
+    await sink.whole(Head(200, [f"x-asked: {arrival.head.method} {arrival.head.target}"]), body)
 
 
 async def deaf(arrival: HttpArrival, sink: HttpSink) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from proxy.downstream.arrival import HIGH_WATER_BYTES, HttpArrival
 from proxy.errors import InvalidCall
+from proxy.wire.request import RequestHead
 from tests.proxy.downstream.door import soon
 
 
@@ -25,7 +26,9 @@ class Line:
 
 def arrival(line: Line | None = None, *, modern: bool = True, **headers: str) -> HttpArrival:
     fields = {name.replace("_", "-"): value for name, value in headers.items()}
-    return HttpArrival(line or Line(), asyncio.get_running_loop(), "POST", "/", fields, (), True, True, modern)
+    length = fields.pop("content-length", None)
+    head = RequestHead(method="POST", target="/", headers=fields, keep=True, modern=modern)
+    return HttpArrival(line or Line(), asyncio.get_running_loop(), head, length=length and int(length), loopback=True)
 
 
 async def all_of(chunks: AsyncIterator[bytes]) -> list[bytes]:

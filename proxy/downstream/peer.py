@@ -1,0 +1,15 @@
+"""Who is at the other end of a socket."""
+
+import asyncio
+import socket
+from ipaddress import ip_address
+
+
+def is_loopback(transport: asyncio.BaseTransport) -> bool:
+    """Whether the peer is this machine (in a pod: any of its containers)."""
+    peer = transport.get_extra_info("peername")
+    if not isinstance(peer, tuple):
+        sock = transport.get_extra_info("socket")
+        return sock is not None and sock.family == socket.AF_UNIX
+    host = peer[0]
+    return bool(host == "127.0.0.1" or ip_address(host.partition("%")[0]).is_loopback)
