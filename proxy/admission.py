@@ -6,13 +6,14 @@ The rule a reader could break: a body is read only after its caller is known, an
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from proxy.allowance import denial_message
 from proxy.call import Call, Surface
 from proxy.clock import Clock
 from proxy.counting import count_input
 from proxy.deadlines import Watch
+from proxy.entry import Entry
 from proxy.errors import InvalidCall, NotAdmitted, Refusal
 from proxy.policy.contract import Charge, Unit
 from proxy.policy.policyset import Plan, PolicySet
@@ -22,12 +23,13 @@ from proxy.trip import Arrival, Observer, Trip
 from proxy.wire import body
 from proxy.wire.headers import presented_key, refuse_ambiguous
 from proxy.wire.inputs import hides_input
+from proxy.wire.request import RequestHead
 from proxy.wire.surfaces import PASSTHROUGH, ROOT, canonical, surface_of
 
 # What a model reads at most, when a call hides input from us and the price table does not know the model.
 MOST_CONTEXT = 1_000_000
+_MOST_ENTRIES = 512
 _SOON_S = 10.0
-_JSON = "application/json"
 _TELLING = frozenset({"transfer-encoding", "upgrade", "via"})
 
 
@@ -41,30 +43,65 @@ class Admission:
     observer: Observer
     body_s: float
     pseudonym: str
+    _entries: dict[RequestHead, Entry] = field(default_factory=dict, init=False, repr=False)
 
     async def admit(self, trip: Trip, arrival: Arrival, watch: Watch) -> None:
         """The call as every policy wants it. Errors: InvalidCall, NotAdmitted, Refusal; nothing is held yet."""
-        headers = arrival.head.headers
-        if arrival.head.repeated:
-            refuse_ambiguous(arrival.head.repeated)
-        call = trip.call
-        call.path, call.query = canonical(arrival.head.target)
-        call.principal = trip.set.identify(
-            presented=presented_key(headers.get("authorization"), headers.get("api-key")),
-            header=headers.get,
-            loopback=arrival.loopback,
-            now_s=self.clock.wall_s(),
-        )
-        call.surface = _surface(trip.set, call.path, arrival.head.method)
-        if not _TELLING.isdisjoint(headers):
-            self._refuse_odd(headers)
+        call, policies, now_s = trip.call, trip.set, self.clock.wall_s()
+        entry = self._entries.get(arrival.head)
+        if entry is None or not entry.holds(policies, loopback=arrival.loopback, now_s=now_s):
+            entry = self._enter(policies, call, arrival, now_s)
+        else:
+            call.path, call.query, call.principal, call.surface = entry.path, entry.query, entry.principal, entry.surface
+        trip.entry = entry
         if call.surface.metered:
-            await self._read(trip.set, call, arrival, watch)
-        plan = trip.plan = trip.set.plan(call.principal, call.path, call.model)
+            await self._read(entry, call, arrival, watch)
+        plan = trip.plan = policies.plan(call.principal, call.path, call.model)
         self._shape(call, plan)
         if call.fields is not None:
             _price(trip, call)
             body.ask_for_usage(call)
+
+    def _enter(self, policies: PolicySet, call: Call, arrival: Arrival, now_s: float) -> Entry:
+        """All that the head decides, noted in the call as soon as it is known. Errors: InvalidCall, NotAdmitted."""
+        head = arrival.head
+        headers = head.headers
+        if head.repeated:
+            refuse_ambiguous(head.repeated)
+        call.path, call.query = canonical(head.target)
+        call.principal = policies.identify(
+            presented=presented_key(headers.get("authorization"), headers.get("api-key")),
+            header=headers.get,
+            loopback=arrival.loopback,
+            now_s=now_s,
+        )
+        call.surface = _surface(policies, call.path, head.method)
+        if not _TELLING.isdisjoint(headers):
+            self._refuse_odd(headers)
+        if call.surface.metered:
+            _refuse_other_than_json(headers)
+        most_bytes, bounded_by = policies.body_limit(call.principal, call.path)
+        entry = Entry(
+            set=policies,
+            loopback=arrival.loopback,
+            until_s=policies.keys.expires_s(call.principal.key),
+            path=call.path,
+            query=call.query,
+            principal=call.principal,
+            surface=call.surface,
+            most_bytes=most_bytes,
+            bounded_by=bounded_by,
+        )
+        if head.known:
+            self._remember(head, entry)
+        return entry
+
+    def _remember(self, head: RequestHead, entry: Entry) -> None:
+        """All go together, when they are too many or no longer hold, and come back one by one."""
+        first = next(iter(self._entries.values()), entry)
+        if first.set is not entry.set or len(self._entries) >= _MOST_ENTRIES:
+            self._entries.clear()
+        self._entries[head] = entry
 
     def _refuse_odd(self, headers: Mapping[str, str]) -> None:
         """What a request's framing and way may not be. Errors: InvalidCall."""
@@ -75,20 +112,14 @@ class Admission:
         if self.pseudonym in headers.get("via", ""):
             raise InvalidCall("bad_request", "The call came back to the proxy that sent it: an upstream points at this proxy.")
 
-    async def _read(self, policies: PolicySet, call: Call, arrival: Arrival, watch: Watch) -> None:
+    async def _read(self, entry: Entry, call: Call, arrival: Arrival, watch: Watch) -> None:
         """The body of a metered call: bounded, JSON, and sane in every field that costs money."""
-        kind = arrival.head.headers.get("content-type", "")
-        if kind != _JSON:
-            kind = kind.partition(";")[0].strip().lower()
-        if kind != _JSON or arrival.head.headers.get("content-encoding", "identity") != "identity":
-            raise InvalidCall("unsupported_media_type", "Send the body as 'content-type: application/json', without an encoding.")
-        most, policy = policies.body_limit(call.principal, call.path)
         watch.expect("body_read", self.body_s)
-        received = await arrival.read(most)
+        received = await arrival.read(entry.most_bytes)
         watch.expect_nothing()
         if received is None:
-            whose = f"Policy '{policy}' accepts" if policy else "The proxy accepts"
-            raise InvalidCall("request_too_large", f"{whose} bodies of up to {most} bytes.", close=True)
+            whose = f"Policy '{entry.bounded_by}' accepts" if entry.bounded_by else "The proxy accepts"
+            raise InvalidCall("request_too_large", f"{whose} bodies of up to {entry.most_bytes} bytes.", close=True)
         call.body = received
         call.fields = body.parse(received)
         body.check(call.surface, call.fields)
@@ -129,6 +160,13 @@ class Admission:
                 if (denial.charge.limit.policy, denial.charge.limit.clause) in shadowed:
                     self.observer.would_refuse(denial.charge.limit.policy, denial.charge.limit.clause)
         trip.reservation = held
+
+
+def _refuse_other_than_json(headers: Mapping[str, str]) -> None:
+    """What a metered call's body may not be. Errors: InvalidCall."""
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json" or headers.get("content-encoding", "identity") != "identity":
+        raise InvalidCall("unsupported_media_type", "Send the body as 'content-type: application/json', without an encoding.")
 
 
 def _surface(policies: PolicySet, path: str, method: str) -> Surface:

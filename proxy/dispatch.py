@@ -8,18 +8,21 @@ from dataclasses import dataclass
 
 from proxy.call import Call
 from proxy.deadlines import Watch
+from proxy.entry import Entry
 from proxy.errors import UpstreamError
 from proxy.policy.policyset import UpstreamConfig
 from proxy.trip import Arrival, Trip
 from proxy.upstream.contract import Answer, Ask, Upstream
 from proxy.wire import body
 from proxy.wire.failure import upstream_refusal
-from proxy.wire.headers import Fields, sane_request_id, towards_upstream
+from proxy.wire.headers import sane_request_id, towards_upstream
 from proxy.wire.meter import BodyMeter, Meter, PassMeter, StreamMeter
 from proxy.wire.sse import is_stream
 from proxy.wire.surfaces import ROOT
 
 _MOST_ERROR_BYTES = 64 << 10
+_OWN = ("x-request-id", "traceparent")  # of each call; everything else is the same in every call with the same head
+_OWN_COUNT = len(_OWN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,22 +37,22 @@ class Dispatch:
 
         Errors: UpstreamError when none does, or when the one that did refuses the call.
         """
-        call = trip.call
-        sent_body = body.patched(call) if call.surface.metered else self._chunks(trip, call, arrival)
+        call, entry = trip.call, trip.entry
+        assert entry is not None
+        target = call.path.removeprefix(ROOT)
+        if call.query:
+            target = f"{target}?{call.query}"
+        own = f"x-request-id: {call.id}\r\ntraceparent: {trip.trace.header()}"
+        sent_body = body.patched(call) if call.surface.metered else _chunks(entry, call, arrival)
         failure: UpstreamError | None = None
         for name in trip.set.route(call.model):
             config = trip.set.upstreams[name]
             trip.upstream = name
             timeouts = call.timeouts = config.timeouts.within(call.timeouts)
-            fields = self._fields(trip, arrival, config)
-            ask = Ask(
-                method=call.method,
-                target=call.path.removeprefix(ROOT) + (f"?{call.query}" if call.query else ""),
-                fields=fields.text,
-                field_count=fields.lines,
-                body=sent_body,
-                connect_timeout_s=timeouts.connect,
-            )
+            fields = entry.fields.get(name)
+            if fields is None:
+                fields = entry.fields[name] = self._fields(arrival, config)
+            ask = Ask(call.method, target, *fields, own, _OWN_COUNT, sent_body, timeouts.connect)
             for _ in range(config.attempts):
                 watch.bound_total(timeouts.total)
                 watch.expect("first_byte", timeouts.first_byte)
@@ -72,22 +75,21 @@ class Dispatch:
         assert failure is not None, "a route names upstreams, and each was tried"
         raise failure
 
-    def _fields(self, trip: Trip, arrival: Arrival, config: UpstreamConfig) -> Fields:
+    def _fields(self, arrival: Arrival, config: UpstreamConfig) -> tuple[str, int]:
+        """What is sent of the head with every call that has it, and how many lines that is."""
         ours = [
             "accept-encoding: identity",  # usage can only be read in a body that is not compressed
-            f"x-request-id: {trip.call.id}",
-            f"traceparent: {trip.trace.header()}",
             f"via: 1.1 {self.pseudonym}",
         ]
         if config.api_key is not None:
             ours.append(f"authorization: Bearer {config.api_key}")
-        return towards_upstream(arrival.head.headers, extra=config.forward_headers, ours=ours)
+        lines = towards_upstream(arrival.head.headers, extra=config.forward_headers, ours=ours, own=_OWN)
+        return "\r\n".join(lines), len(lines)
 
-    @staticmethod
-    def _chunks(trip: Trip, call: Call, arrival: Arrival) -> AsyncIterator[bytes] | bytes:
-        """The body of an unmetered call, passed on as it comes."""
-        most, _ = trip.set.body_limit(call.principal, call.path)
-        return b"" if call.method in ("GET", "HEAD", "DELETE") else arrival.chunks(most)
+
+def _chunks(entry: Entry, call: Call, arrival: Arrival) -> AsyncIterator[bytes] | bytes:
+    """The body of an unmetered call, passed on as it comes."""
+    return b"" if call.method in ("GET", "HEAD", "DELETE") else arrival.chunks(entry.most_bytes)
 
 
 async def _refusal(trip: Trip, answer: Answer) -> UpstreamError:

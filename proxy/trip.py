@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from proxy.call import Call, Ending, Outcome, Usage, UsageSource
+from proxy.entry import Entry
 from proxy.errors import ProxyError
 from proxy.policy.contract import Balance
 from proxy.policy.policyset import Plan, PolicySet
@@ -59,6 +60,7 @@ class Trip:
     set: PolicySet
     now_ns: Callable[[], int]
     started_ns: int
+    entry: Entry | None = field(default=None, init=False)
     plan: Plan | None = field(default=None, init=False)
     balances: tuple[Balance, ...] = field(default=(), init=False)
     reservation: Reservation | None = field(default=None, init=False)

@@ -18,7 +18,16 @@ MOST_LINES = 400
 BASE = ("proxy.errors", "proxy.call", "proxy.clock", "proxy.chance")
 VALUES = (*BASE, "proxy.wire", "proxy.policy")
 PARTS = (*VALUES, "proxy.state", "proxy.upstream.contract", "proxy.telemetry")
-STEPS = ("proxy.trip", "proxy.admission", "proxy.dispatch", "proxy.relay", "proxy.settlement", "proxy.accounts", "proxy.pipeline")
+STEPS = (
+    "proxy.entry",
+    "proxy.trip",
+    "proxy.admission",
+    "proxy.dispatch",
+    "proxy.relay",
+    "proxy.settlement",
+    "proxy.accounts",
+    "proxy.pipeline",
+)
 AIDS = ("proxy.deadlines", "proxy.tokens", "proxy.encodings", "proxy.counting", "proxy.allowance")
 EDGES = (
     "proxy.edge",

@@ -8,6 +8,7 @@ import hashlib
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from math import inf
 
 from proxy.call import Principal
 from proxy.errors import InvalidCall, NotAdmitted
@@ -29,7 +30,7 @@ class AccessKey:
 class KeyRing:
     """All keys of a policy set. Ids and digests are unique, and at most one key is anonymous: the compiler has seen to that."""
 
-    __slots__ = ("_anonymous", "_by_digest", "_plain", "keys")
+    __slots__ = ("_anonymous", "_by_digest", "_expires_s", "_plain", "keys")
 
     def __init__(self, keys: Iterable[AccessKey]) -> None:
         self.keys = tuple(keys)
@@ -37,6 +38,7 @@ class KeyRing:
         self._anonymous = next((key for key in self.keys if key.digest is None), None)
         # A key without a user header always makes the same principal.
         self._plain = {key.id: Principal(key.id, key.id, key.tags) for key in self.keys}
+        self._expires_s = {key.id: inf if key.expires_s is None else key.expires_s for key in self.keys}
 
     def __repr__(self) -> str:
         return f"<KeyRing {len(self._by_digest)} keys, anonymous={self._anonymous.id if self._anonymous else None}>"
@@ -62,6 +64,10 @@ class KeyRing:
                 param=key.user_header,
             )
         return Principal(key.id, user, key.tags)
+
+    def expires_s(self, id: str) -> float:
+        """When the key of this id expires, in epoch seconds; inf for never."""
+        return self._expires_s[id]
 
     def _key(self, presented: str | None, *, loopback: bool) -> AccessKey:
         # SDKs always send some key: where the file knows none, what they send says nothing.

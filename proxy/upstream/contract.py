@@ -11,14 +11,17 @@ from typing import NamedTuple, Protocol
 class Ask(NamedTuple):
     """What to send. target: absolute path and query as sent on the wire, below the upstream's base URL.
 
-    fields: header lines `name: value` joined by CRLF, complete but for framing and Host, which the client writes; field_count: how many
-    they are. body: whole bytes, or chunks.
+    fields: header lines `name: value` joined by CRLF, the same in many calls, which is why they are apart from the call's own. Together
+    they are complete but for framing and Host, which the client writes; the counts say how many lines they are. body: whole bytes, or
+    chunks.
     """
 
     method: str
     target: str
     fields: str
     field_count: int
+    own: str
+    own_count: int
     body: bytes | AsyncIterator[bytes]
     connect_timeout_s: float
 

@@ -10,8 +10,7 @@ from urllib.parse import urlsplit
 from proxy.upstream.contract import Ask
 from proxy.upstream.failure import broken
 
-# Targets come with queries, so there may be many; the few that matter are seen first.
-_MOST_KEPT = 256
+_MOST_KEPT = 256  # targets come with queries, and fields from clients, so there may be any number
 _METHOD = re.compile(r"[A-Z]{1,32}\Z")
 _NOT_IN_TARGET = re.compile(r"[\x00-\x20\x7f-\U0010ffff]")
 _WITHOUT_BODY = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
@@ -31,7 +30,7 @@ class Heads:
         self.port = parts.port or (443 if self.secure else 80)
         self._authority = parts.netloc.rpartition("@")[2]
         self._prefix = parts.path.rstrip("/")
-        self._kept: dict[tuple[str, str], str] = {}
+        self._kept: dict[tuple[str, str, str], bytes] = {}
 
     def __repr__(self) -> str:
         return f"<Heads kept={len(self._kept)}>"
@@ -41,33 +40,39 @@ class Heads:
 
         Errors: UpstreamError with sent=False when the call cannot be written as one request.
         """
-        start = self._kept.get((ask.method, ask.target)) or self._start(ask.method, ask.target)
+        key = (ask.method, ask.target, ask.fields)
+        start = self._kept.get(key)
+        if start is None:
+            start = self._start(ask)
+            if len(self._kept) >= _MOST_KEPT:
+                del self._kept[next(iter(self._kept))]
+            self._kept[key] = start
         body = ask.body
-        if ask.field_count:
-            start = f"{start}\r\n{ask.fields}"
         if not isinstance(body, bytes):
-            head, breaks = f"{start}\r\ntransfer-encoding: chunked\r\n\r\n", 4
+            framing = "\r\ntransfer-encoding: chunked\r\n\r\n"
         elif body or ask.method not in _WITHOUT_BODY:
-            head, breaks = f"{start}\r\ncontent-length: {len(body)}\r\n\r\n", 4
+            framing = f"\r\ncontent-length: {len(body)}\r\n\r\n"
         else:
-            head, breaks = f"{start}\r\n\r\n", 3
-        breaks += ask.field_count
-        if head.count("\n") != breaks or head.count("\r") != breaks or "\0" in head:
-            raise broken("a field of the request holds CR, LF or NUL", sent=False)
-        try:
-            # The edge reads header bytes as UTF-8 with surrogates for what is none; this is the way back to the same bytes.
-            return head.encode("utf-8", "surrogateescape")
-        except UnicodeEncodeError as error:
-            raise broken("a field of the request is not text", sent=False) from error
+            framing = "\r\n\r\n"
+        return start + (_encoded(f"\r\n{ask.own}", lines=ask.own_count) if ask.own_count else b"") + framing.encode()
 
-    def _start(self, method: str, target: str) -> str:
-        """Request line and Host. Errors: UpstreamError as in `head`."""
-        path = self._prefix + target
+    def _start(self, ask: Ask) -> bytes:
+        """Request line, Host and the fields that come again. Errors: UpstreamError as in `head`."""
+        path = self._prefix + ask.target
         if not path.startswith("/"):
             path = f"/{path}"
-        if not _METHOD.match(method) or _NOT_IN_TARGET.search(path):
+        if not _METHOD.match(ask.method) or _NOT_IN_TARGET.search(path):
             raise broken("the method or target of the request cannot be sent", sent=False)
-        start = f"{method} {path} HTTP/1.1\r\nhost: {self._authority}"
-        if len(self._kept) < _MOST_KEPT:
-            self._kept[method, target] = start
-        return start
+        start = f"{ask.method} {path} HTTP/1.1\r\nhost: {self._authority}"
+        return _encoded(f"{start}\r\n{ask.fields}" if ask.field_count else start, lines=1 + ask.field_count)
+
+
+def _encoded(text: str, *, lines: int) -> bytes:
+    """Header lines as bytes. lines: how many ends of lines the text may hold. Errors: UpstreamError with sent=False."""
+    if text.count("\n") != lines or text.count("\r") != lines or "\0" in text:
+        raise broken("a field of the request holds CR, LF or NUL", sent=False)
+    try:
+        # The edge reads header bytes as UTF-8 with surrogates for what is none; this is the way back to the same bytes.
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise broken("a field of the request is not text", sent=False) from error

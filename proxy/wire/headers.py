@@ -5,10 +5,7 @@ cannot strike out a field that we rely on. Source: RFC 9110, section 7.6.1.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
-from operator import itemgetter
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
 
 from proxy.errors import InvalidCall
 
@@ -20,8 +17,6 @@ _ANSWERED = frozenset(
     {"content-type", "content-encoding", "content-disposition", "content-language", "openai-processing-ms", "openai-version"}
     | {"openai-model", "x-pretend", "retry-after", "retry-after-ms", "x-should-retry"}
 )
-# What `Connection` says when it names no field; ours are never among those that are asked for, but a policy file may list one.
-_PLAIN = frozenset({"keep-alive", "close", "Keep-Alive"})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}\Z")
 _SINGLE = frozenset({"authorization", "api-key", "content-type", "content-length", "idempotency-key", "host"})
 
@@ -51,50 +46,21 @@ def sane_request_id(value: str | None) -> str | None:
     return value if value is not None and _REQUEST_ID.match(value) else None
 
 
-class Fields(NamedTuple):
-    """Header lines `name: value`, joined by CRLF, without one at the end. lines: how many were joined."""
+def towards_upstream(headers: Mapping[str, str], *, extra: Sequence[str], ours: Sequence[str], own: Sequence[str]) -> list[str]:
+    """What goes upstream in every call with these headers, as lines `name: value`: the allowed fields of the client, then ours.
 
-    text: str
-    lines: int
-
-
-def towards_upstream(headers: Mapping[str, str], *, extra: Sequence[str], ours: Sequence[str]) -> Fields:
-    """What goes upstream: the allowed fields of the client, then ours.
-
-    headers: names in lower case. extra: more names that the policy file lets pass, lower case. ours: lines `name: value`, names in
-    lower case, at least one; one of them replaces the client's of the same name.
+    headers: names in lower case. extra: more names that the policy file lets pass, lower case. ours: lines, names in lower case; own:
+    names of the lines that the call will add. One of ours or its own replaces the client's of the same name.
     """
-    named = headers.get("connection")
-    if not extra and (named is None or named in _PLAIN):
-        passing = _passing(tuple(headers))
-        lines = (passing.fill % passing.values(headers), *ours) if passing is not None else ours
-        return Fields("\r\n".join(lines), len(ours) + (passing.lines if passing is not None else 0))
-    stays = {word.strip().lower() for word in (named or "").split(",")} | {line.partition(":")[0] for line in ours}
-    allowed = [name for name in headers if (_passes(name) or name in extra) and name not in stays]
-    lines = (*(f"{name}: {headers[name]}" for name in allowed), *ours)
-    return Fields("\r\n".join(lines), len(lines))
+    named = headers.get("connection", "")
+    stays = {word.strip().lower() for word in named.split(",")} | {line.partition(":")[0] for line in ours} | {*own}
+    passing = [name for name in headers if (_passes(name) or name in extra) and name not in stays]
+    return [*(f"{name}: {headers[name]}" for name in passing), *ours]
 
 
 def _passes(name: str) -> bool:
     """Whether a client's field goes upstream."""
     return name in _ASKED or name.startswith(_ASKED_PREFIX)
-
-
-class _Passing(NamedTuple):
-    """What passes of fields of these names: the lines with a gap for each value, what takes the values, and how many they are."""
-
-    fill: str
-    values: Callable[[Mapping[str, str]], tuple[str, ...] | str]
-    lines: int
-
-
-@lru_cache(maxsize=64)
-def _passing(names: tuple[str, ...]) -> _Passing | None:
-    """None where nothing passes. Remembered: a client sends the same names in every call."""
-    passing = [name for name in names if _passes(name)]
-    if not passing:
-        return None
-    return _Passing("\r\n".join(f"{name.replace('%', '%%')}: %s" for name in passing), itemgetter(*passing), len(passing))
 
 
 def towards_client(headers: Mapping[str, str], *, request_id: str | None) -> list[str]:

@@ -24,7 +24,14 @@ def ask(
 ) -> Ask:
     fields = [f"{name}: {value}" for name, value in headers]
     return Ask(
-        method=method, target=target, fields="\r\n".join(fields), field_count=len(fields), body=body, connect_timeout_s=connect_s
+        method,
+        target,
+        "\r\n".join(fields),
+        field_count=len(fields),
+        own="x-own: 1",
+        own_count=1,
+        body=body,
+        connect_timeout_s=connect_s,
     )
 
 

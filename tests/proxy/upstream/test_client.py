@@ -31,6 +31,8 @@ def ask(
         target=target,
         fields="\r\n".join(fields),
         field_count=len(fields),
+        own="",
+        own_count=0,
         body=body,
         connect_timeout_s=connect_timeout_s,
     )
