@@ -9,6 +9,7 @@ import pytest
 from proxy.errors import InvalidCall, UpstreamError
 from proxy.upstream.client import HttpUpstream
 from proxy.upstream.contract import Answer, Ask
+from proxy.upstream.heads import Heads
 from tests.fakes import Abort, Close, FakeUpstream, Received, Send, Step, UntilClosed, Wait, json_answer, sse_answer
 
 EVENTS = [b'data: {"n": 1}\n\n', b'data: {"n": 2}\n\n', b"data: [DONE]\n\n"]
@@ -471,3 +472,11 @@ async def test_a_closed_client_has_no_connections() -> None:
         seen = await fake.arrived()
         async with asyncio.timeout(20):
             await seen.played.wait()
+
+
+async def test_however_many_targets_are_asked_for_few_heads_are_kept() -> None:
+    heads = Heads("http://a.test/v1")
+    for n in range(1000):
+        assert heads.head(ask(target=f"/models/{n}")).startswith(b"POST /v1/models/%d HTTP/1.1\r\nhost: a.test\r\n" % n)
+    assert repr(heads) == "<Heads kept=256>"
+    assert heads.head(ask(target="/models/0")) == heads.head(ask(target="/models/0"))

@@ -1,0 +1,123 @@
+"""What was found out about a head holds for the next call only as long as it would be found out again."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from proxy.admission import Admission
+from proxy.call import Call
+from proxy.errors import NotAdmitted
+from proxy.policy.policyset import PolicySet
+from proxy.state.memory import MemoryStore
+from proxy.telemetry.trace import continue_trace
+from proxy.trip import Trip
+from proxy.wire.request import RequestHead
+from tests.clock import FakeClock
+from tests.house import hash_of
+from tests.proxy.policy.files import compiled
+
+KEYS = """version: 1
+keys:
+  - {{id: {id}, hash: "{hash}", user: {{header: x-user}}, expires: 2027-01-20}}
+  - {{id: local, anonymous: true}}
+policies: []
+"""
+UNTIL_S = datetime(2027, 1, 20, tzinfo=UTC).timestamp()
+
+
+@dataclass
+class Arrival:
+    """A request without a body."""
+
+    head: RequestHead
+    loopback: bool = True
+
+    async def read(self, most_bytes: int) -> bytes:
+        raise AssertionError("listing the models takes no body")
+
+    chunks: Any = read
+
+
+def head(key: str | None = "app-key", *, known: bool = True) -> RequestHead:
+    headers = {"host": "x", "x-user": "ada", **({"authorization": f"Bearer {key}"} if key else {})}
+    made = RequestHead(method="GET", target="/v1/models", headers=headers, keep=True, modern=True)
+    made.known = known
+    return made
+
+
+def policies(id: str = "app", key: str = "app-key") -> PolicySet:
+    return compiled(KEYS.format(id=id, hash=hash_of(key)))
+
+
+class Gate:
+    """Admission under a clock of the test's."""
+
+    def __init__(self) -> None:
+        self.clock = FakeClock(wall_s=UNTIL_S - 100)
+        tokenizer: Any = None
+        observer: Any = None
+        store = MemoryStore(self.clock)
+        self.admission = Admission(store, tokenizer, self.clock, observer, body_s=1.0, pseudonym="tollhouse")
+
+    async def admit(self, policies: PolicySet, arrival: Arrival) -> Trip:
+        trip = Trip(
+            call=Call(id="req_1", method="GET"),
+            trace=continue_trace(None, ids=lambda count: b"\1" * count),
+            set=policies,
+            now_ns=self.clock.monotonic_ns,
+            started_ns=0,
+        )
+        watch: Any = None
+        await self.admission.admit(trip, arrival, watch)
+        return trip
+
+
+async def test_what_a_known_head_decides_is_found_out_once() -> None:
+    gate, rules, seen = Gate(), policies(), head()
+    first, again = await gate.admit(rules, Arrival(seen)), await gate.admit(rules, Arrival(seen))
+    assert again.entry is first.entry
+    assert (again.call.principal.key, again.call.principal.user) == ("app", "ada")
+    assert (again.call.path, again.call.surface.name) == ("/v1/models", "models")
+
+
+async def test_nothing_is_remembered_of_a_head_that_is_not_likely_to_come_again() -> None:
+    gate, rules, seen = Gate(), policies(), head(known=False)
+    first, again = await gate.admit(rules, Arrival(seen)), await gate.admit(rules, Arrival(seen))
+    assert again.entry is not first.entry
+
+
+async def test_new_rules_are_asked_again_and_old_ones_forgotten() -> None:
+    gate, seen, other = Gate(), head(), head()
+    old = policies()
+    await gate.admit(old, Arrival(seen))
+    await gate.admit(old, Arrival(other))
+    assert (await gate.admit(policies(id="renamed"), Arrival(seen))).call.principal.key == "renamed"
+    assert len(gate.admission._entries) == 1, "nothing keeps the old rules in memory"
+    with pytest.raises(NotAdmitted):
+        await gate.admit(policies(key="another-key"), Arrival(seen))
+
+
+async def test_a_key_expires_on_time_however_often_its_head_was_seen() -> None:
+    gate, rules, seen = Gate(), policies(), head()
+    gate.clock.advance(99)
+    await gate.admit(rules, Arrival(seen))
+    gate.clock.advance(1)
+    with pytest.raises(NotAdmitted) as refused:
+        await gate.admit(rules, Arrival(seen))
+    assert refused.value.code == "expired_api_key"
+
+
+async def test_a_head_from_this_machine_opens_nothing_for_another() -> None:
+    gate, rules, seen = Gate(), policies(), head(key=None)
+    assert (await gate.admit(rules, Arrival(seen))).call.principal.key == "local"
+    with pytest.raises(NotAdmitted):
+        await gate.admit(rules, Arrival(seen, loopback=False))
+
+
+async def test_however_many_heads_are_known_few_are_remembered() -> None:
+    gate, rules = Gate(), policies()
+    for _ in range(2000):
+        await gate.admit(rules, Arrival(head()))
+    assert len(gate.admission._entries) <= 512
