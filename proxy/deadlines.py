@@ -11,14 +11,20 @@ TICK_S = 0.05
 
 
 class Watch:
-    """One call's next deadline. stage: the word for the log and the error; at: loop time, or inf for none; total_at: never moves."""
+    """One call's next deadline. stage: the word for the log and the error; at: loop time, or inf for none; total_at: never moves.
 
-    __slots__ = ("_loop", "_task", "at", "expired", "stage", "total_at")
+    beat: set whenever the stage begins anew; its time then counts from the next look of the sweep, a tick later at most. Where that
+    happens for every event, looking at a clock would cost more than all the rest.
+    """
+
+    __slots__ = ("_loop", "_seconds", "_task", "at", "beat", "expired", "stage", "total_at")
 
     def __init__(self, task: "asyncio.Task[object]", loop: asyncio.AbstractEventLoop) -> None:
         self._task = task
         self._loop = loop
         self.stage = ""
+        self.beat = False
+        self._seconds = float("inf")
         self.at = float("inf")
         self.total_at = float("inf")
         self.expired: str | None = None
@@ -29,15 +35,19 @@ class Watch:
     def expect(self, stage: str, seconds: float) -> None:
         """From now on `stage` may take so long."""
         self.stage = stage
+        self.beat = False
+        self._seconds = seconds
         self.at = self._loop.time() + seconds
 
     def expect_at(self, stage: str, at: float) -> None:
         """From now on `stage` may take until `at`, loop time: goes on with a deadline that began earlier."""
         self.stage = stage
+        self.beat = False
         self.at = at
 
     def expect_nothing(self) -> None:
         """No stage is running; only the total still counts."""
+        self.beat = False
         self.at = float("inf")
 
     def bound_total(self, seconds: float) -> None:
@@ -46,6 +56,9 @@ class Watch:
 
     def expire_if_due(self, now: float) -> None:
         """Cancel the task if its time is over. Called by the sweep."""
+        if self.beat:
+            self.beat = False
+            self.at = now + self._seconds
         if now >= min(self.at, self.total_at):
             self.expire(self.stage if self.at <= self.total_at else "total")
 

@@ -1,7 +1,11 @@
 """The road of an answer: chunk in, meter, sink out. JSON and SSE take the same one.
 
-The rule a reader could break: one chunk is in hand at a time. Awaiting the sink's write is what slows the upstream down, so there is
-no queue and no second task here.
+    pump ─► take: meter ─► sink ──┐ as long as nobody has to wait, within the reading of the upstream's socket
+     ▲                            │
+     └── settle, head, room ◄─────┘ the task, when somebody has
+
+The rule a reader could break: one chunk is in hand at a time. While the task waits nothing is pumped, which is what slows the upstream
+down, so there is no queue and no second task here.
 """
 
 import asyncio
@@ -76,28 +80,50 @@ async def relay(
     Errors: UpstreamError when the answer breaks off or reports a failure. Cancelled by the watch or a client that left.
     """
     token_at: float | None = None
+    held, slow = b"", False
+
+    def take(chunk: bytes) -> bool:
+        """One piece of the body: on to the client at once. False where somebody has to wait before the next."""
+        nonlocal token_at, held, slow
+        passed = meter.feed(chunk)
+        if token_at is None:
+            watch.beat = True
+        elif meter.first_token:
+            token_at = None
+            first_token()
+            watch.expect("idle", timeouts.idle)
+        if meter.ended or meter.error is not None or (passed and not sink.head_sent):
+            held = passed
+            return False
+        if passed:
+            slow = sink.write(passed)
+            return not slow
+        return True
+
     if meter.streams:
         await sink.start(head())
         watch.expect("first_token", timeouts.first_token)
         token_at = watch.at
     else:
         watch.expect("idle", timeouts.idle)
-    while chunk := await (_tail(answer) if meter.ended else answer.read()):
-        passed = meter.feed(chunk)
-        if token_at is not None and meter.first_token:
-            token_at = None
-            first_token()
+    while await answer.pump(take):
         if meter.ended:
             await settle()
-        if passed:
+        if held:
+            watch.expect("write_stall", timeouts.write_stall)
             if not sink.head_sent:
-                watch.expect("write_stall", timeouts.write_stall)
                 await sink.start(head())
-            if sink.write(passed):
-                watch.expect("write_stall", timeouts.write_stall)
-                await sink.room()
+            slow = sink.write(held)
+            held = b""
+        if slow:
+            watch.expect("write_stall", timeouts.write_stall)
+            await sink.room()
+            slow = False
         if meter.error is not None:
             raise in_band_refusal(meter.error, secrets=secrets())
+        if meter.ended:
+            await _tail(answer, sink, meter=meter, watch=watch, timeouts=timeouts)
+            break
         if token_at is None:
             watch.expect("idle", timeouts.idle)
         else:
@@ -113,10 +139,17 @@ async def relay(
     await sink.end()
 
 
-async def _tail(answer: Answer) -> bytes:
-    """What follows the surface's own end: only the framing's can. It is waited for, but not for long."""
-    try:
-        async with asyncio.timeout(_TAIL_S):
-            return await answer.read()
-    except (TimeoutError, UpstreamError):
-        return b""
+async def _tail(answer: Answer, sink: Sink, *, meter: Meter, watch: Watch, timeouts: Timeouts) -> None:
+    """What follows the surface's own end: comments, and the end of the framing. It is waited for, but not for long."""
+    while True:
+        watch.expect("idle", timeouts.idle)
+        try:
+            async with asyncio.timeout(_TAIL_S):
+                chunk = await answer.read()
+        except (TimeoutError, UpstreamError):
+            return
+        if not chunk:
+            return
+        if (passed := meter.feed(chunk)) and sink.write(passed):
+            watch.expect("write_stall", timeouts.write_stall)
+            await sink.room()

@@ -5,6 +5,7 @@ the fault is reported, so that whoever reads sees every byte that came.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol
 
 from proxy.upstream.failure import broken, cut
@@ -26,12 +27,13 @@ class HttpAnswer:
     chunks, size: the body's bytes that wait to be read. whole: the body's last byte was received. fault: why no more will come.
     """
 
-    __slots__ = ("_line", "_loop", "_waiter", "chunks", "fault", "headers", "held", "size", "status", "told", "whole")
+    __slots__ = ("_line", "_loop", "_take", "_waiter", "chunks", "fault", "headers", "held", "size", "status", "told", "whole")
 
     def __init__(self, line: Line, loop: asyncio.AbstractEventLoop) -> None:
         self._line: Line | None = line
         self._loop = loop
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter: asyncio.Future[bool] | None = None  # True: the pump is to rest
+        self._take: Callable[[bytes], bool] | None = None  # while the pump waits
         self.status = 0
         self.headers: dict[str, str] = {}
         self.chunks: list[bytes] = []
@@ -65,6 +67,29 @@ class HttpAnswer:
                 return b""
             waiter = self._waiter = self._loop.create_future()
             await waiter
+        return self._taken()
+
+    async def pump(self, take: Callable[[bytes], bool]) -> bool:
+        """The contract's `pump`. One reader at a time."""
+        while True:
+            while self.chunks:
+                if not take(self._taken()):
+                    return True
+            if self.fault is not None:
+                raise cut(self.fault)
+            if self.whole:
+                self.told = True
+                return False
+            self._take = take
+            waiter = self._waiter = self._loop.create_future()
+            try:
+                if await waiter:
+                    return True
+            finally:
+                self._take = None
+
+    def _taken(self) -> bytes:
+        chunks = self.chunks
         if len(chunks) == 1:
             taken = chunks.pop()
         else:
@@ -94,10 +119,26 @@ class HttpAnswer:
             self.fault = fault
         self.wake()
 
+    def came(self) -> None:
+        """Something of it was received. While the pump waits it goes on from here at once: no task is woken for it."""
+        take, waiter = self._take, self._waiter
+        if take is None or waiter is None or waiter.done() or not self.chunks or self.fault is not None:
+            self.wake()
+            return
+        try:
+            more = take(self._taken())
+        except Exception as error:
+            waiter.set_exception(error)  # it belongs to whoever pumps
+            return
+        if not more:
+            waiter.set_result(True)
+        elif self.whole:
+            waiter.set_result(False)
+
     def wake(self) -> None:
         """Something happened: let the reader look. One that was cancelled meanwhile starts afresh with its next wait."""
         waiter = self._waiter
         if waiter is not None:
             self._waiter = None
             if not waiter.done():
-                waiter.set_result(None)
+                waiter.set_result(False)

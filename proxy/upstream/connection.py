@@ -249,7 +249,7 @@ class Connection(asyncio.Protocol):
             if self._dry_bytes > MOST_HEAD_BYTES:
                 self._break(answer, "too many bytes without a body's")
                 return
-        answer.wake()
+        answer.came()
         if self._sending:
             self._look_at_writing()
 

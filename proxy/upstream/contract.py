@@ -4,7 +4,7 @@ The rule a reader could break: an Answer is closed on every way out. Closing one
 which is how an upstream learns that nobody wants the rest.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import NamedTuple, Protocol
 
 
@@ -43,6 +43,13 @@ class Answer(Protocol):
 
         Errors: UpstreamError("upstream_broken") when the body was cut short. Awaiting the next read is the backpressure.
         Cancellation leaves nothing behind: close() still works.
+        """
+
+    async def pump(self, take: Callable[[bytes], bool]) -> bool:
+        """Hand the body to `take`, piece by piece as it comes, until `take` says False: True then, and it may go on with another call.
+
+        False at the body's true end. `take` is called while the socket is read, with no task in between, so it waits for nothing; while
+        nobody pumps, the upstream is slowed down. Errors: as in `read`, and whatever `take` raises. Cancellation as in `read`.
         """
 
     def close(self) -> None:

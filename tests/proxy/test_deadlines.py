@@ -123,6 +123,43 @@ async def test_a_call_expires_at_its_deadline_and_not_before(
     assert watch.absorb()
 
 
+async def test_a_beat_begins_the_stage_anew_at_the_next_look(time: Time) -> None:
+    watch = watch_on(time)
+    watch.expect("idle", 5)
+    for now in (104.0, 108.9, 113.0):
+        watch.beat = True
+        watch.expire_if_due(now)
+    watch.expire_if_due(117.9)
+    assert watch.expired is None
+    watch.expire_if_due(118)
+    assert watch.expired == "idle"
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("expect", [lambda w: w.expect("write_stall", 5), lambda w: w.expect_at("first_token", 105)])
+async def test_a_beat_of_the_stage_before_does_not_count(time: Time, expect: Callable[[Watch], None]) -> None:
+    watch = watch_on(time)
+    watch.expect("idle", 500)
+    watch.beat = True
+    expect(watch)
+    watch.expire_if_due(105)
+    assert watch.expired is not None
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.Event().wait()
+
+
+async def test_no_beat_moves_the_total(time: Time) -> None:
+    watch = watch_on(time)
+    watch.bound_total(7)
+    watch.expect("idle", 5)
+    watch.beat = True
+    watch.expire_if_due(107)
+    assert watch.expired == "total"
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.Event().wait()
+
+
 @pytest.mark.parametrize("expect", [lambda w: None, lambda w: w.expect("idle", float("inf")), lambda w: w.expect_nothing()])
 async def test_without_a_deadline_nothing_expires(time: Time, expect: Callable[[Watch], None]) -> None:
     watch = watch_on(time)

@@ -60,15 +60,22 @@ class Answer:
             step()
         return b""
 
+    async def pump(self, take: Callable[[bytes], bool]) -> bool:
+        while chunk := await self.read():
+            if not take(chunk):
+                return True
+        return False
+
     def close(self) -> None:
         raise AssertionError("closing is not the relay's")
 
 
 class Sink:
-    """A client. Every write takes a while; fails: raised by the write of that number."""
+    """A client. Every write takes a while, unless it is quick; fails: raised by the write of that number."""
 
-    def __init__(self, journey: "Journey", *, fails: int | None = None) -> None:
+    def __init__(self, journey: "Journey", *, fails: int | None = None, quick: bool = False) -> None:
         self._journey = journey
+        self._quick = quick
         self._fails = fails
         self._writes = 0
         self.head_sent = False
@@ -87,6 +94,9 @@ class Sink:
             raise ConnectionResetError
         self._writes += 1
         self._journey.note("write")
+        if self._quick:
+            self.sent += chunk
+            return False
         self._taken = chunk
         return True
 
@@ -112,12 +122,19 @@ class Sink:
 class Journey:
     """One answer's way through the relay. log: what happened, in order; waits: the stage and deadline while each of it did."""
 
-    def __init__(self, meter: Meter, steps: Sequence[bytes | Exception | Callable[[], None]], *, fails: int | None = None) -> None:
+    def __init__(
+        self,
+        meter: Meter,
+        steps: Sequence[bytes | Exception | Callable[[], None]],
+        *,
+        fails: int | None = None,
+        quick: bool = False,
+    ) -> None:
         self.log: list[str] = []
         self.waits: list[tuple[str, str, float]] = []
         self.meter = meter
         self.answer = Answer(self, steps)
-        self.sink = Sink(self, fails=fails)
+        self.sink = Sink(self, fails=fails, quick=quick)
         self.settled = False
         self.watch: Watch | None = None
 
@@ -150,8 +167,10 @@ class Journey:
         )
 
 
-def streamed(*steps: bytes | Exception | Callable[[], None], hide_usage: bool = False, fails: int | None = None) -> Journey:
-    return Journey(StreamMeter(hide_usage=hide_usage), steps, fails=fails)
+def streamed(
+    *steps: bytes | Exception | Callable[[], None], hide_usage: bool = False, fails: int | None = None, quick: bool = False
+) -> Journey:
+    return Journey(StreamMeter(hide_usage=hide_usage), steps, fails=fails, quick=quick)
 
 
 WRITE = ["write", "written"]
@@ -183,6 +202,30 @@ async def test_a_chunk_that_holds_no_whole_event_or_only_a_hidden_one_is_not_wri
     await journey.run()
     assert journey.sink.sent == chunk("a") + DONE
     assert journey.log.count("write") == 2
+
+
+async def test_a_quick_reader_gets_every_chunk_while_the_upstream_is_read() -> None:
+    journey = streamed(ROLE, chunk("a"), chunk("b"), USAGE, DONE, b": bye\n\n", quick=True, hide_usage=True)
+    await journey.run()
+    assert journey.sink.sent == ROLE + chunk("a") + chunk("b") + DONE + b": bye\n\n"
+    assert journey.log == [
+        "head 200 open",
+        *["read", "write"],
+        *["read", "first token", "write"],
+        *["read", "write"],
+        "read",
+        *["read", "settle", "write"],
+        *["read", "write"],
+        *["read", "end"],
+    ]
+    assert "room" not in journey.log
+
+
+async def test_a_quick_reader_sees_what_came_before_an_error_and_no_more() -> None:
+    journey = streamed(chunk("a"), chunk("b") + ERROR + DONE, quick=True)
+    with pytest.raises(UpstreamError):
+        await journey.run()
+    assert journey.sink.sent == chunk("a") + chunk("b")
 
 
 async def test_bytes_behind_the_end_still_pass() -> None:
@@ -327,6 +370,24 @@ async def test_a_stream_is_watched_for_its_first_token_then_for_gaps_and_its_rea
     assert len({at for stage, at in reads if stage == "first_token"}) == 1, "empty deltas do not push it away"
     assert len({at for stage, at in reads if stage == "idle"}) == 3
     assert {stage for what, stage, _ in journey.waits if what in ("written", "end")} == {"write_stall"}
+
+
+async def test_a_quick_reader_s_stream_is_watched_by_its_beat() -> None:
+    journey = streamed(
+        ROLE, ROLE, chunk("a"), lambda: beats.append(watch()), chunk("b"), lambda: beats.append(watch()), DONE, quick=True
+    )
+    beats: list[tuple[str, bool]] = []
+
+    def watch() -> tuple[str, bool]:
+        assert journey.watch is not None
+        stage, beat, journey.watch.beat = journey.watch.stage, journey.watch.beat, False
+        return stage, beat
+
+    await journey.run()
+    reads = [(stage, at) for what, stage, at in journey.waits if what == "read"]
+    assert [stage for stage, _ in reads] == ["first_token"] * 3 + ["idle"] * 3
+    assert len({at for stage, at in reads if stage == "first_token"}) == 1, "empty deltas do not push it away"
+    assert beats == [("idle", False), ("idle", True)], "the first token began the stage, the second event its beat"
 
 
 async def test_a_whole_answer_is_watched_for_gaps() -> None:

@@ -1,0 +1,177 @@
+"""A body that is pumped goes on within the reading of the socket, stops when it is told to, and ends as one that is read does."""
+
+import asyncio
+
+import pytest
+
+from proxy.errors import UpstreamError
+from proxy.upstream.answer import HttpAnswer
+from tests.fakes import Abort, Close, FakeUpstream, Send, UntilClosed, Wait, sse_answer
+from tests.proxy.upstream.calls import ask, body_of, client_of, soon, turns
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+class Taker:
+    """Takes pieces. rests_at: pieces after which it wants no more for now."""
+
+    def __init__(self, *, rests_at: frozenset[int] = frozenset(), fails_at: int | None = None) -> None:
+        self.pieces: list[bytes] = []
+        self.tasks: list[object] = []
+        self._rests_at = rests_at
+        self._fails_at = fails_at
+
+    def __call__(self, piece: bytes) -> bool:
+        self.pieces.append(piece)
+        self.tasks.append(asyncio.current_task())
+        if len(self.pieces) == self._fails_at:
+            raise ZeroDivisionError
+        return len(self.pieces) not in self._rests_at
+
+
+async def test_pieces_are_taken_as_they_come_with_no_task_in_between() -> None:
+    go = [asyncio.Event() for _ in range(2)]
+    async with FakeUpstream() as upstream, client_of(upstream) as client:
+        upstream.queue(
+            [
+                Send(CHUNKED + b"3\r\none\r\n"),
+                *[Wait(go[0]), Send(b"3\r\ntwo\r\n")],
+                *[Wait(go[1]), Send(b"5\r\nthree\r\n0\r\n\r\n")],
+            ]
+        )
+        answer, taker = await soon(client.open(ask())), Taker()
+        pumping = asyncio.ensure_future(answer.pump(taker))
+        for n, event in enumerate(go):
+            await turns(lambda n=n: len(taker.pieces) == n + 1)  # type: ignore[misc]
+            event.set()
+        assert await soon(pumping) is False
+        assert taker.pieces == [b"one", b"two", b"three"]
+        assert taker.tasks[1:] == [None, None], "the loop itself, while it reads"
+        answer.close()
+        assert "idle=1" in repr(client)
+
+
+async def test_a_taker_that_rests_is_left_alone_and_loses_nothing() -> None:
+    async with FakeUpstream() as upstream, client_of(upstream) as client:
+        upstream.queue(sse_answer([b"a", b"b", b"c", b"d"]))
+        answer, taker = await soon(client.open(ask())), Taker(rests_at=frozenset({1, 2}))
+        assert await soon(answer.pump(taker)) is True
+        first = len(taker.pieces)
+        await turns(lambda: answer.whole)
+        assert len(taker.pieces) == first == 1
+        while await soon(answer.pump(taker)):
+            pass
+        assert b"".join(taker.pieces) == b"abcd"
+        answer.close()
+        assert "idle=1" in repr(client)
+
+
+async def test_an_upstream_is_slowed_down_while_nobody_pumps() -> None:
+    piece = b"x" * 100_000
+    async with FakeUpstream() as upstream, client_of(upstream) as client:
+        upstream.queue(sse_answer([piece] * 400))
+        answer, taker = await soon(client.open(ask())), Taker(rests_at=frozenset({1}))
+        assert await soon(answer.pump(taker)) is True
+        request, seen = upstream.requests[0], -1
+        while seen != request.sent_bytes:
+            seen = request.sent_bytes
+            for _ in range(200):
+                await asyncio.sleep(0)
+        assert request.sent_bytes < 16_000_000, "what the kernel holds, and no more"
+        assert await soon(answer.pump(taker)) is False
+        assert b"".join(taker.pieces) == piece * 400
+        answer.close()
+
+
+@pytest.mark.parametrize("end", [Close(), Abort(), Send(b"zz\r\n")], ids=["closed", "reset", "malformed"])
+async def test_what_came_before_a_cut_is_taken_before_the_error(end: Close | Abort | Send) -> None:
+    go = asyncio.Event()
+    async with FakeUpstream() as upstream, client_of(upstream) as client:
+        upstream.queue([Send(CHUNKED + b"3\r\none\r\n"), Wait(go), Send(b"3\r\ntwo\r\n"), end])
+        answer, taker = await soon(client.open(ask())), Taker()
+        pumping = asyncio.ensure_future(answer.pump(taker))
+        await turns(lambda: bool(taker.pieces))
+        go.set()
+        with pytest.raises(UpstreamError) as caught:
+            await soon(pumping)
+        assert caught.value.code == "upstream_broken"
+        assert b"".join(taker.pieces) in (b"onetwo", b"one") if isinstance(end, Abort) else b"".join(taker.pieces) == b"onetwo"
+        answer.close()
+
+
+async def test_bytes_and_the_fault_behind_them_may_come_in_one_read() -> None:
+    go = asyncio.Event()
+    async with FakeUpstream() as upstream, client_of(upstream) as client:
+        upstream.queue([Send(CHUNKED + b"3\r\none\r\n"), Wait(go), Send(b"3\r\ntwo\r\nzz\r\n")])
+        answer, taker = await soon(client.open(ask())), Taker()
+        pumping = asyncio.ensure_future(answer.pump(taker))
+        await turns(lambda: bool(taker.pieces))
+        go.set()
+        with pytest.raises(UpstreamError):
+            await soon(pumping)
+        assert taker.pieces == [b"one", b"two"]
+        answer.close()
+
+
+@pytest.mark.parametrize("fails_at", [1, 2])
+async def test_what_the_taker_raises_reaches_whoever_pumps(fails_at: int) -> None:
+    go = asyncio.Event()
+    async with FakeUpstream() as upstream, client_of(upstream) as client:
+        script = sse_answer([b"one", b"two"])
+        upstream.queue([*script[:2], Wait(go), *script[2:]])
+        answer, taker = await soon(client.open(ask())), Taker(fails_at=fails_at)
+        pumping = asyncio.ensure_future(answer.pump(taker))
+        await turns(lambda: bool(taker.pieces))
+        go.set()
+        with pytest.raises(ZeroDivisionError):
+            await soon(pumping)
+        answer.close()
+
+
+async def test_a_pump_that_is_cancelled_loses_nothing_and_takes_nothing_more() -> None:
+    go = asyncio.Event()
+    async with FakeUpstream() as upstream, client_of(upstream) as client:
+        script = sse_answer([b"one", b"two"])
+        upstream.queue([*script[:2], Wait(go), *script[2:]])
+        answer, taker = await soon(client.open(ask())), Taker()
+        pumping = asyncio.ensure_future(answer.pump(taker))
+        await turns(lambda: bool(taker.pieces))
+        pumping.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await pumping
+        go.set()
+        assert taker.pieces == [b"one"]
+        assert await body_of(answer) == b"two"
+        assert taker.pieces == [b"one"]
+
+
+def test_what_comes_between_a_cancellation_and_its_effect_waits_for_the_next_reader() -> None:
+    """The waiter is cancelled, and its task has not run yet."""
+
+    class Line:
+        def go_on(self) -> None: ...
+
+        def let_go(self, answer: HttpAnswer) -> None: ...
+
+    async def run() -> None:
+        answer, taker = HttpAnswer(Line(), asyncio.get_running_loop()), Taker()
+        pumping = asyncio.ensure_future(answer.pump(taker))
+        await asyncio.sleep(0)
+        pumping.cancel()
+        answer.chunks.append(b"late")
+        answer.came()
+        with pytest.raises(asyncio.CancelledError):
+            await pumping
+        assert taker.pieces == []
+        assert await answer.read() == b"late"
+
+    asyncio.run(run())
+
+
+async def test_closing_while_a_body_is_pumped_ends_the_upstream_s_work() -> None:
+    async with FakeUpstream() as upstream, client_of(upstream) as client:
+        upstream.queue([*sse_answer([b"one"])[:2], UntilClosed()])
+        answer, taker = await soon(client.open(ask())), Taker(rests_at=frozenset({1}))
+        assert await soon(answer.pump(taker)) is True
+        answer.close()
+        await soon(upstream.requests[0].closed_early.wait())
