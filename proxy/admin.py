@@ -46,11 +46,13 @@ class Admin:
     async def _answer(self, arrival: HttpArrival, sink: HttpSink) -> None:
         status, kind, body = await self._page(arrival)
         with contextlib.suppress(ConnectionError):  # whoever asked has left
-            await sink.whole(Head(status, [f"content-type: {kind}"]), body)
+            sink.whole(Head(status, [f"content-type: {kind}"]), body)
+            await sink.room()
 
     async def _malformed(self, sink: HttpSink) -> None:
         status, kind, body = _json(400, {"error": {"message": "The HTTP request is malformed."}})
-        await sink.whole(Head(status, [f"content-type: {kind}"]), body)
+        sink.whole(Head(status, [f"content-type: {kind}"]), body)
+        await sink.room()
 
     async def _page(self, arrival: HttpArrival) -> Page:
         path = arrival.head.target.partition("?")[0]

@@ -35,7 +35,8 @@ class Edge:
 
     async def _malformed(self, sink: HttpSink) -> None:
         error = InvalidCall("bad_request", "The HTTP request is malformed.")
-        await sink.whole(Head(error.status, [_JSON]), public_body(error))
+        sink.whole(Head(error.status, [_JSON]), public_body(error))
+        await sink.room()
 
     async def fail(self, trip: Trip, error: ProxyError, sink: Sink) -> None:
         """Tell the client: as JSON while no head was sent, as a last event within a stream of events, else by breaking the connection."""
@@ -44,14 +45,14 @@ class Edge:
             lines = [*response_lines(trip), *_hints(error), _JSON]
             if trip.upstream_request_id is not None:
                 lines.append(f"x-upstream-request-id: {trip.upstream_request_id}")
-            await sink.whole(Head(error.status, lines, close=error.close), public_body(error))
-            return
-        if not isinstance(trip.meter, StreamMeter) or error.code == "client_stalled":
+            sink.whole(Head(error.status, lines, close=error.close), public_body(error))
+        elif not isinstance(trip.meter, StreamMeter) or error.code == "client_stalled":
             sink.abort()
             return
-        if sink.write(stream_event(trip.call.surface.name, error, sequence=trip.meter.sequence + 1)):
-            await sink.room()
-        await sink.end()
+        else:
+            sink.write(stream_event(trip.call.surface.name, error, sequence=trip.meter.sequence + 1))
+            sink.end()
+        await sink.room()
 
 
 def _hints(error: ProxyError) -> list[str]:

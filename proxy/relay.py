@@ -38,24 +38,24 @@ class Head(NamedTuple):
 class Sink(Protocol):
     """Where an answer goes: the client's socket. head_sent: whether a status line has left; there is never a second.
 
-    Everything that writes raises ConnectionError when the reader is gone. Every coroutine waits while the reader is slow, and may be
-    cancelled.
+    What writes raises ConnectionError when the reader is gone, waits for nothing, and returns whether the reader is slow; whoever wrote
+    then waits for `room` before going on.
     """
 
     @property
     def head_sent(self) -> bool: ...
 
-    async def start(self, head: Head) -> None: ...
+    def start(self, head: Head) -> bool: ...
 
-    def write(self, chunk: bytes) -> bool:
-        """Some of the body. True: the reader is slow, and whoever writes waits for `room` before going on."""
+    def write(self, chunk: bytes) -> bool: ...
 
-    async def room(self) -> None: ...
+    def end(self) -> bool: ...
 
-    async def end(self) -> None: ...
-
-    async def whole(self, head: Head, body: bytes) -> None:
+    def whole(self, head: Head, body: bytes) -> bool:
         """Head and body at once, for an answer that is complete before its head is sent."""
+
+    async def room(self) -> None:
+        """Until the reader has taken enough. May be cancelled."""
 
     def abort(self) -> None:
         """Break the connection, so that nobody takes what was sent for a whole answer."""
@@ -100,8 +100,13 @@ async def relay(
             return not slow
         return True
 
+    async def room() -> None:
+        watch.expect("write_stall", timeouts.write_stall)
+        await sink.room()
+
     if meter.streams:
-        await sink.start(head())
+        if sink.start(head()):
+            await room()
         watch.expect("first_token", timeouts.first_token)
         token_at = watch.at
     else:
@@ -110,14 +115,12 @@ async def relay(
         if meter.ended:
             await settle()
         if held:
-            watch.expect("write_stall", timeouts.write_stall)
             if not sink.head_sent:
-                await sink.start(head())
+                sink.start(head())
             slow = sink.write(held)
             held = b""
         if slow:
-            watch.expect("write_stall", timeouts.write_stall)
-            await sink.room()
+            await room()
             slow = False
         if meter.error is not None:
             raise in_band_refusal(meter.error, secrets=secrets())
@@ -130,13 +133,14 @@ async def relay(
             watch.expect_at("first_token", token_at)
     rest = meter.finish()
     await settle()
-    watch.expect("write_stall", timeouts.write_stall)
     if not sink.head_sent:
-        await sink.whole(head(), rest)
-        return
-    if rest and sink.write(rest):
-        await sink.room()
-    await sink.end()
+        slow = sink.whole(head(), rest)
+    else:
+        if rest and sink.write(rest):
+            await room()
+        slow = sink.end()
+    if slow:
+        await room()
 
 
 async def _tail(answer: Answer, sink: Sink, *, meter: Meter, watch: Watch, timeouts: Timeouts) -> None:

@@ -49,7 +49,7 @@ class HttpSink:
     def __repr__(self) -> str:
         return f"<HttpSink head_sent={self.head_sent} keep_alive={self.keep_alive}>"
 
-    async def start(self, head: Head) -> None:
+    def start(self, head: Head) -> bool:
         if head.status in _BODILESS:
             self._bodiless = True
             framing = None
@@ -63,7 +63,8 @@ class HttpSink:
         else:
             self.keep_alive = False
             framing = None
-        await self._send(self._head(head, framing))
+        self._outlet.send(self._head(head, framing))
+        return self._outlet.slow
 
     def write(self, chunk: bytes) -> bool:
         if not self._bodiless:
@@ -73,19 +74,18 @@ class HttpSink:
     async def room(self) -> None:
         await self._outlet.room()
 
-    async def end(self) -> None:
+    def end(self) -> bool:
         if self._chunked:
-            await self._send(b"0\r\n\r\n")
+            self._outlet.send(b"0\r\n\r\n")
+        return self._outlet.slow
 
-    async def whole(self, head: Head, body: bytes) -> None:
+    def whole(self, head: Head, body: bytes) -> bool:
         if head.status in _BODILESS:
-            await self.start(head)
-            return
+            return self.start(head)
         length = len(body) if head.length is None or not self._bodiless else head.length
         sent = self._head(head, f"content-length: {length}")
         self._outlet.send(sent if self._bodiless else sent + body)
-        if self._outlet.slow:
-            await self._outlet.room()
+        return self._outlet.slow
 
     def abort(self) -> None:
         self.keep_alive = False
@@ -111,8 +111,3 @@ class HttpSink:
         data = text.encode("utf-8", "surrogateescape")
         self.head_sent = True
         return data
-
-    async def _send(self, data: bytes) -> None:
-        self._outlet.send(data)
-        if self._outlet.slow:
-            await self._outlet.room()

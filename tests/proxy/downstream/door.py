@@ -62,17 +62,20 @@ async def echo(arrival: HttpArrival, sink: HttpSink) -> None:
     """Read all, answer with what was read."""
     body = await arrival.read(MOST_BODY_BYTES)
     assert body is not None
-    await sink.whole(Head(200, [f"x-asked: {arrival.head.method} {arrival.head.target}"]), body)
+    sink.whole(Head(200, [f"x-asked: {arrival.head.method} {arrival.head.target}"]), body)
+    await sink.room()
 
 
 async def deaf(arrival: HttpArrival, sink: HttpSink) -> None:
     """Refuse without reading a byte of the body."""
-    await sink.whole(Head(401, ["x-asked: nothing"]), b"who are you?")
+    sink.whole(Head(401, ["x-asked: nothing"]), b"who are you?")
+    await sink.room()
 
 
 async def deaf_for_good(arrival: HttpArrival, sink: HttpSink) -> None:
     """The same, and the connection ends with it."""
-    await sink.whole(Head(413, ["x-asked: nothing"], close=True), b"too much")
+    sink.whole(Head(413, ["x-asked: nothing"], close=True), b"too much")
+    await sink.room()
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +149,8 @@ class Door:
             try:
                 await self._handler(arrival, sink)
             except ProxyError as error:
-                await sink.whole(Head(error.status, [f"x-code: {error.code}"], close=error.close), b"refused")
+                sink.whole(Head(error.status, [f"x-code: {error.code}"], close=error.close), b"refused")
+                await sink.room()
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
@@ -156,7 +160,8 @@ class Door:
 
     async def _malformed(self, sink: HttpSink) -> None:
         self.malformed += 1
-        await sink.whole(Head(400, ["x-asked: nothing"]), b"malformed")
+        sink.whole(Head(400, ["x-asked: nothing"]), b"malformed")
+        await sink.room()
 
 
 class Caller:

@@ -399,7 +399,8 @@ async def read_and_wait(arrival: HttpArrival, sink: HttpSink) -> None:
 
 
 async def start_and_wait(arrival: HttpArrival, sink: HttpSink) -> None:
-    await sink.start(Head(200, ["x: y"]))
+    sink.start(Head(200, ["x: y"]))
+    await sink.room()
     await asyncio.Event().wait()
 
 
@@ -431,7 +432,8 @@ async def test_a_client_that_leaves_with_requests_sent_ahead_is_noticed_when_it_
     gone = asyncio.Event()
 
     async def go_on_writing(arrival: HttpArrival, sink: HttpSink) -> None:
-        await sink.start(Head(200, ["x: y"]))
+        sink.start(Head(200, ["x: y"]))
+        await sink.room()
         await gone.wait()
         while True:
             if sink.write(b"x" * 1000):
@@ -536,11 +538,12 @@ async def test_a_client_that_never_takes_its_answer_is_let_go_in_bounded_time() 
     """The answer is given, so no deadline of a call watches any more."""
 
     async def much(arrival: HttpArrival, sink: HttpSink) -> None:
-        await sink.start(Head(200, ["x: y"], length=64 * MIB, close=arrival.head.target == "/close"))
+        sink.start(Head(200, ["x: y"], length=64 * MIB, close=arrival.head.target == "/close"))
+        await sink.room()
         left = 64 * MIB
         while not sink.write(b"x" * 65536):  # until the kernel takes no more
             left -= 65536
-        await sink.end()
+        sink.end()
 
     for target in ("/close", "/keep"):
         async with Door(much) as door, door.caller(receive_bytes=4096) as caller:

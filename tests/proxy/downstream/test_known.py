@@ -81,11 +81,13 @@ class Owner:
             arrival.loopback,
         )
         self.seen.append((said, body))
-        await sink.whole(Head(200, ["x: y"]), body or b"")
+        sink.whole(Head(200, ["x: y"]), body or b"")
+        await sink.room()
 
     async def malformed(self, sink: HttpSink) -> None:
         self.seen.append("malformed")
-        await sink.whole(Head(400, ["x: y"]), b"")
+        sink.whole(Head(400, ["x: y"]), b"")
+        await sink.room()
 
     def lost(self, connection: ClientConnection) -> None: ...
 

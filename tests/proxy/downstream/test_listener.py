@@ -135,10 +135,12 @@ async def test_a_drain_lets_an_answer_finish_whose_head_is_already_sent() -> Non
     gate = asyncio.Event()
 
     async def gated(arrival: HttpArrival, sink: HttpSink) -> None:
-        await sink.start(Head(200, ["a: b"]))
+        sink.start(Head(200, ["a: b"]))
+        await sink.room()
         await gate.wait()
         sink.write(b"x")
-        await sink.end()
+        sink.end()
+        await sink.room()
 
     async with Door(gated) as door, door.caller() as caller:
         await caller.send(GET)

@@ -15,18 +15,21 @@ PIECES = [b"a", b"bc" * 100, b"\r\n0\r\n\r\n"]
 
 def streamed(status: int = 200, length: int | None = None) -> object:
     async def answer(arrival: HttpArrival, sink: HttpSink) -> None:
-        await sink.start(Head(status, ["x: y"], length=length))
+        sink.start(Head(status, ["x: y"], length=length))
+        await sink.room()
         for piece in PIECES:
             if sink.write(piece):
                 await sink.room()
-        await sink.end()
+        sink.end()
+        await sink.room()
 
     return answer
 
 
 def whole(status: int = 200, body: bytes = b"hello", length: int | None = None, *, close: bool = False) -> object:
     async def answer(arrival: HttpArrival, sink: HttpSink) -> None:
-        await sink.whole(Head(status, ["x: y"], length=length, close=close), body)
+        sink.whole(Head(status, ["x: y"], length=length, close=close), body)
+        await sink.room()
 
     return answer
 
@@ -112,9 +115,10 @@ async def test_a_line_that_would_be_two_is_never_sent_and_no_head_was(line: str)
 
     async def answer(arrival: HttpArrival, sink: HttpSink) -> None:
         with pytest.raises(ValueError, match="line break"):
-            await sink.whole(Head(200, ["a: b", line]), b"")
+            sink.whole(Head(200, ["a: b", line]), b"")
         seen.append(sink.head_sent)
-        await sink.whole(Head(500, ["a: b"]), b"")
+        sink.whole(Head(500, ["a: b"]), b"")
+        await sink.room()
 
     async with Door(answer) as door, door.caller() as caller:
         await caller.send(GET)
@@ -124,10 +128,12 @@ async def test_a_line_that_would_be_two_is_never_sent_and_no_head_was(line: str)
 
 async def test_there_is_never_a_second_head() -> None:
     async def answer(arrival: HttpArrival, sink: HttpSink) -> None:
-        await sink.start(Head(200, ["a: b"]))
+        sink.start(Head(200, ["a: b"]))
+        await sink.room()
         with pytest.raises(AssertionError):
-            await sink.whole(Head(500, ["a: b"]), b"")
-        await sink.end()
+            sink.whole(Head(500, ["a: b"]), b"")
+        sink.end()
+        await sink.room()
 
     async with Door(answer) as door, door.caller() as caller:
         await caller.send(GET)
@@ -136,7 +142,8 @@ async def test_there_is_never_a_second_head() -> None:
 
 async def test_an_answer_that_is_broken_off_looks_like_one() -> None:
     async def answer(arrival: HttpArrival, sink: HttpSink) -> None:
-        await sink.start(Head(200, ["a: b"]))
+        sink.start(Head(200, ["a: b"]))
+        await sink.room()
         sink.write(b"half")
         sink.abort()
 
@@ -161,7 +168,8 @@ class Slow:
         self.error: BaseException | None = None
 
     async def __call__(self, arrival: HttpArrival, sink: HttpSink) -> None:
-        await sink.start(Head(200, ["a: b"], length=64 << 20))
+        sink.start(Head(200, ["a: b"], length=64 << 20))
+        await sink.room()
         left = 64 << 20
         try:
             while left:
@@ -173,7 +181,8 @@ class Slow:
         except BaseException as error:
             self.error = error
             raise
-        await sink.end()
+        sink.end()
+        await sink.room()
 
 
 async def test_a_client_that_does_not_read_is_waited_for_and_little_is_kept_for_it() -> None:
