@@ -52,10 +52,17 @@ class Admission:
         if entry is None or not entry.holds(policies, loopback=arrival.loopback, now_s=now_s):
             entry = self._enter(policies, call, arrival, now_s)
         else:
-            call.path, call.query, call.principal, call.surface = entry.path, entry.query, entry.principal, entry.surface
+            call.path, call.principal, call.surface = entry.path, entry.principal, entry.surface
         trip.entry = entry
         if call.surface.metered:
-            await self._read(entry, call, arrival, watch)
+            received = arrival.at_hand(entry.most_bytes)
+            if received is None:
+                received = await self._read(entry, arrival, watch)
+            call.body = received
+            call.fields = body.parse(received)
+            body.check(call.surface, call.fields)  # every field that costs money is sane from here on
+            body.shape(call)
+            call.input_bound = len(received)  # a byte-level tokenizer never makes more tokens than there are bytes
         plan = trip.plan = policies.plan(call.principal, call.path, call.model)
         self._shape(call, plan)
         if call.fields is not None:
@@ -68,7 +75,7 @@ class Admission:
         headers = head.headers
         if head.repeated:
             refuse_ambiguous(head.repeated)
-        call.path, call.query = canonical(head.target)
+        call.path, query = canonical(head.target)
         call.principal = policies.identify(
             presented=presented_key(headers.get("authorization"), headers.get("api-key")),
             header=headers.get,
@@ -86,7 +93,7 @@ class Admission:
             loopback=arrival.loopback,
             until_s=policies.keys.expires_s(call.principal.key),
             path=call.path,
-            query=call.query,
+            target=call.path.removeprefix(ROOT) + (f"?{query}" if query else ""),
             principal=call.principal,
             surface=call.surface,
             most_bytes=most_bytes,
@@ -112,19 +119,15 @@ class Admission:
         if self.pseudonym in headers.get("via", ""):
             raise InvalidCall("bad_request", "The call came back to the proxy that sent it: an upstream points at this proxy.")
 
-    async def _read(self, entry: Entry, call: Call, arrival: Arrival, watch: Watch) -> None:
-        """The body of a metered call: bounded, JSON, and sane in every field that costs money."""
+    async def _read(self, entry: Entry, arrival: Arrival, watch: Watch) -> bytes:
+        """A body that is not here yet, or too large. Errors: InvalidCall."""
         watch.expect("body_read", self.body_s)
         received = await arrival.read(entry.most_bytes)
         watch.expect_nothing()
         if received is None:
             whose = f"Policy '{entry.bounded_by}' accepts" if entry.bounded_by else "The proxy accepts"
             raise InvalidCall("request_too_large", f"{whose} bodies of up to {entry.most_bytes} bytes.", close=True)
-        call.body = received
-        call.fields = body.parse(received)
-        body.check(call.surface, call.fields)
-        body.shape(call)
-        call.input_bound = len(received)  # a byte-level tokenizer never makes more tokens than there are bytes
+        return received
 
     def _shape(self, call: Call, plan: Plan) -> None:
         """Every policy's say: all rewrites, then all refusals of what came of them."""

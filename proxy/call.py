@@ -172,7 +172,7 @@ class Clamp:
 class Call:
     """One request through us.
 
-    It begins with nothing but its id, and admission fills it in. path: canonical, without query; query: raw, without `?`.
+    It begins with nothing but its id, and admission fills it in. path: canonical, without query.
     body: as received, b"" for none and once an upstream has answered.
     fields: the parsed JSON body, read-only, or None where the path is passed as bytes.
     asked_caps: each cap field the client sent with a number. cap: output tokens of one choice after shaping, None = no bound known.
@@ -184,7 +184,6 @@ class Call:
     id: str
     method: str
     path: str = ""
-    query: str = ""
     surface: Surface = UNROUTED
     principal: Principal = NOBODY
     body: bytes = b""

@@ -50,9 +50,14 @@ class Watch:
         self.beat = False
         self.at = float("inf")
 
-    def bound_total(self, seconds: float) -> None:
-        """The whole call may take so long from now."""
-        self.total_at = self._loop.time() + seconds
+    def bound(self, total_s: float, stage: str, seconds: float) -> None:
+        """From now on the whole call may take `total_s`, and `stage` so many seconds."""
+        now = self._loop.time()
+        self.total_at = now + total_s
+        self.stage = stage
+        self.beat = False
+        self._seconds = seconds
+        self.at = now + seconds
 
     def expire_if_due(self, now: float) -> None:
         """Cancel the task if its time is over. Called by the sweep."""

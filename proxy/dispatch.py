@@ -18,7 +18,6 @@ from proxy.wire.failure import upstream_refusal
 from proxy.wire.headers import sane_request_id, towards_upstream
 from proxy.wire.meter import BodyMeter, Meter, PassMeter, StreamMeter
 from proxy.wire.sse import is_stream
-from proxy.wire.surfaces import ROOT
 
 _MOST_ERROR_BYTES = 64 << 10
 _OWN = ("x-request-id", "traceparent")  # of each call; everything else is the same in every call with the same head
@@ -39,9 +38,6 @@ class Dispatch:
         """
         call, entry = trip.call, trip.entry
         assert entry is not None
-        target = call.path.removeprefix(ROOT)
-        if call.query:
-            target = f"{target}?{call.query}"
         own = f"x-request-id: {call.id}\r\ntraceparent: {trip.trace.header()}"
         sent_body = body.patched(call) if call.surface.metered else _chunks(entry, call, arrival)
         failure: UpstreamError | None = None
@@ -52,10 +48,9 @@ class Dispatch:
             fields = entry.fields.get(name)
             if fields is None:
                 fields = entry.fields[name] = self._fields(arrival, config)
-            ask = Ask(call.method, target, *fields, own, _OWN_COUNT, sent_body, timeouts.connect)
+            ask = Ask(call.method, entry.target, *fields, own, _OWN_COUNT, sent_body, timeouts.connect)
             for _ in range(config.attempts):
-                watch.bound_total(timeouts.total)
-                watch.expect("first_byte", timeouts.first_byte)
+                watch.bound(timeouts.total, "first_byte", timeouts.first_byte)
                 trip.sent = True
                 try:
                     answer = await self.upstream(name, config).open(ask)

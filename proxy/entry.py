@@ -11,6 +11,7 @@ class Entry:
     """Found out by admission under one policy set, and remembered where the head is known to come again.
 
     set: under which it holds. until_s: epoch seconds at which the caller's key expires. loopback: of the peer that it was found out for.
+    path: canonical; target: what of path and query is sent below an upstream's base URL.
     most_bytes, bounded_by: the most that a body may have, and the policy that says so, None for the proxy's own bound.
     fields: by name of the upstream, filled by dispatch: lines `name: value` joined by CRLF and how many they are, the same in every call.
     """
@@ -19,7 +20,7 @@ class Entry:
     loopback: bool
     until_s: float
     path: str
-    query: str
+    target: str
     principal: Principal
     surface: Surface
     most_bytes: int

@@ -23,7 +23,7 @@ from proxy.policy.contract import Balance
 from proxy.policy.policyset import PolicySet
 from proxy.relay import Head, Sink, relay
 from proxy.settlement import Settlement
-from proxy.telemetry.trace import continue_trace
+from proxy.telemetry.trace import TRACE_BYTES, continue_trace
 from proxy.trip import Arrival, Observer, Trip
 from proxy.upstream.contract import Answer
 from proxy.wire.headers import sane_request_id, towards_client
@@ -31,6 +31,7 @@ from proxy.wire.meter import PassMeter
 from proxy.wire.sse import is_stream
 
 _ERROR_WRITE_S = 10.0
+_ID_BYTES = 12  # random ones of a request id
 DRAIN = "drain"
 _EVENTS = ("cache-control: no-cache", "x-accel-buffering: no")
 
@@ -94,19 +95,29 @@ class Pipeline:
         self.observer.finished(trip)
 
     def _begin(self, arrival: Arrival) -> Trip:
-        request_id = sane_request_id(arrival.head.headers.get("x-request-id")) or f"req_{self.random(12).hex()}"
-        return Trip(
-            call=Call(id=request_id, method=arrival.head.method),
-            trace=continue_trace(arrival.head.headers.get("traceparent"), ids=self.random),
-            set=self.policies(),
-            now_ns=self.clock.monotonic_ns,
-            started_ns=self.clock.monotonic_ns(),
-        )
+        head = arrival.head
+        random = self.random(_ID_BYTES + TRACE_BYTES)
+        request_id = sane_request_id(head.headers.get("x-request-id")) or f"req_{random[:_ID_BYTES].hex()}"
+        trace = continue_trace(head.headers.get("traceparent"), random=random[_ID_BYTES:])
+        now_ns = self.clock.monotonic_ns
+        return Trip(Call(request_id, head.method), trace, self.policies(), now_ns, now_ns())
 
     async def _attempt(self, trip: Trip, arrival: Arrival, sink: Sink, watch: Watch) -> ProxyError | None:
         """The call's way; what went wrong on it, or None. Errors: CancelledError and ConnectionError of a client that left."""
         try:
-            await self._travel(trip, arrival, sink, watch)
+            if self.draining:
+                raise Overloaded("draining", "The proxy is shutting down.", retry_after_s=1, close=True)
+            await self.admission.admit(trip, arrival, watch)
+            await self.admission.reserve(trip)
+            try:
+                trip.admitted_ns = self.clock.monotonic_ns()
+                answer = await self.dispatch.open(trip, arrival, watch)
+                try:
+                    await self._relay(trip, answer, sink, watch)
+                finally:
+                    answer.close()
+            finally:
+                await self.settlement.settle(trip)
         except asyncio.CancelledError:
             if not watch.absorb():
                 raise
@@ -119,21 +130,6 @@ class Pipeline:
             self.observer.fault(error, trip.call.id)
             return ProxyError("internal_error", "The proxy failed; the request id finds the cause in its log.", close=True)
         return None
-
-    async def _travel(self, trip: Trip, arrival: Arrival, sink: Sink, watch: Watch) -> None:
-        if self.draining:
-            raise Overloaded("draining", "The proxy is shutting down.", retry_after_s=1, close=True)
-        await self.admission.admit(trip, arrival, watch)
-        await self.admission.reserve(trip)
-        try:
-            trip.admitted_ns = self.clock.monotonic_ns()
-            answer = await self.dispatch.open(trip, arrival, watch)
-            try:
-                await self._relay(trip, answer, sink, watch)
-            finally:
-                answer.close()
-        finally:
-            await self.settlement.settle(trip)
 
     async def _relay(self, trip: Trip, answer: Answer, sink: Sink, watch: Watch) -> None:
         meter = trip.meter = meter_for(trip.call, answer)

@@ -27,6 +27,9 @@ class Arrival(Protocol):
     @property
     def loopback(self) -> bool: ...
 
+    def at_hand(self, most_bytes: int) -> bytes | None:
+        """The whole body where all of it was received already and is no longer than `most_bytes`, else None. Given out once."""
+
     async def read(self, most_bytes: int) -> bytes | None:
         """The whole body, or None when it is longer than `most_bytes`."""
 

@@ -73,13 +73,16 @@ class HttpArrival:
 
     # ── for the reader ───────────────────────────────────────────────────────────────────────────────────────────────
 
+    def at_hand(self, most_bytes: int) -> bytes | None:
+        """The contract's `at_hand`."""
+        return self._joined() if self.whole and self.size <= most_bytes else None
+
     async def read(self, most_bytes: int) -> bytes | None:
         """The contract's `read`. Errors: InvalidCall for broken framing."""
         if self.length is not None and self.length > most_bytes:
             return None
-        if self.whole:
-            return self._joined() if self.size <= most_bytes else None
-        self._invite()
+        if not self.whole:
+            self._invite()
         while not self.whole:
             if self._fault:
                 raise _malformed()

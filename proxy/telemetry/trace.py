@@ -6,7 +6,6 @@ and is never repaired, because half of somebody's trace id joins calls that have
 """
 
 import re
-from collections.abc import Callable
 from typing import NamedTuple
 
 # W3C Trace Context, level 2. A version after 00 may append fields, but only behind a dash; its first 55 characters read the same.
@@ -14,6 +13,7 @@ _TRACEPARENT = re.compile(r"(?!ff)(?P<version>[0-9a-f]{2})-([0-9a-f]{32})-([0-9a
 _SAMPLED = 0x01
 _RANDOM = 0x02  # the trace id is random; copied when continuing, true of every id made here
 _KNOWN_FLAGS = _SAMPLED | _RANDOM
+TRACE_BYTES = 24  # random ones of a span id and a trace id
 _NO_TRACE = "0" * 32
 _NO_SPAN = "0" * 16
 
@@ -39,18 +39,22 @@ class Trace(NamedTuple):
         return f"00-{self.trace_id}-{self.span_id}-{self.flags:02x}"
 
 
-def continue_trace(traceparent: str | None, *, ids: Callable[[int], bytes]) -> Trace:
+def continue_trace(traceparent: str | None, *, random: bytes) -> Trace:
     """The caller's trace with a span of our own, or a new trace when the header is absent or invalid.
 
-    ids: gives so many random bytes. A caller that must not choose its trace id is passed as None.
+    random: TRACE_BYTES of them. A caller that must not choose its trace id is passed as None.
     """
-    random = ids(24)
-    span_id = _hex(random[:8])
+    text = random.hex()
+    span_id, trace_id = text[:16], text[16:]
+    if span_id == _NO_SPAN:
+        span_id = span_id[:-1] + "1"
     caller = _parse(traceparent) if traceparent else None
-    if caller is None:
-        return Trace(_hex(random[8:]), span_id, None, _RANDOM)
-    trace_id, parent_id, flags = caller
-    return Trace(trace_id, span_id, parent_id, flags & _KNOWN_FLAGS)
+    if caller is not None:
+        trace_id, parent_id, flags = caller
+        return Trace(trace_id, span_id, parent_id, flags & _KNOWN_FLAGS)
+    if trace_id == _NO_TRACE:
+        trace_id = trace_id[:-1] + "1"
+    return Trace(trace_id, span_id, None, _RANDOM)
 
 
 def _parse(traceparent: str) -> tuple[str, str, int] | None:
@@ -62,9 +66,3 @@ def _parse(traceparent: str) -> tuple[str, str, int] | None:
     if trace_id == _NO_TRACE or parent_id == _NO_SPAN:
         return None
     return trace_id, parent_id, int(flags, 16)
-
-
-def _hex(random: bytes) -> str:
-    """Lower-case hex that is never all zeros, which would mean "no id"."""
-    text = random.hex()
-    return text if any(random) else text[:-1] + "1"

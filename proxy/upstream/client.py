@@ -72,7 +72,15 @@ class HttpUpstream:
             if not connection.send(first):
                 raise broken("the connection was closed at once", sent=False)
         first = b""  # its bytes need not wait for the answer
-        return await connection.answer(rest, bodiless=ask.method == "HEAD")
+        answer = connection.expect(bodiless=ask.method == "HEAD")
+        try:
+            if rest is not None:
+                await connection.send_on(answer, rest)
+            await answer.head()
+        except BaseException:
+            answer.close()
+            raise
+        return answer
 
     async def close(self) -> None:
         """Close every connection, also those in use."""

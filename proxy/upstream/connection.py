@@ -137,24 +137,18 @@ class Connection(asyncio.Protocol):
         self._transport.write(rest)
         return True
 
-    async def answer(self, rest: memoryview | AsyncIterator[bytes] | None, *, bodiless: bool) -> HttpAnswer:
-        """The answer to what `send` began. rest: what of the body it was not given. bodiless: no body can come (HEAD).
-
-        Errors: UpstreamError("upstream_broken"); whatever `rest` raises. After an error or a cancellation the connection is closed.
-        """
+    def expect(self, *, bodiless: bool) -> HttpAnswer:
+        """The answer to what `send` began, whose head is yet to come. bodiless: no body can come (HEAD)."""
         answer = self._answer = HttpAnswer(self, self._loop)
         self._bodiless = bodiless
-        self._keep = self._until_end = False
+        self._keep = self._until_end = self._sending = False
         self._repeated = self._dry_bytes = 0
-        self._sending = rest is not None
-        try:
-            if rest is not None:
-                await (self._pieces(answer, rest) if isinstance(rest, memoryview) else self._chunks(answer, rest))
-            await answer.head()
-        except BaseException:
-            answer.close()
-            raise
         return answer
+
+    async def send_on(self, answer: HttpAnswer, rest: memoryview | AsyncIterator[bytes]) -> None:
+        """Write what of the body `send` was not given. Errors: whatever `rest` raises; the answer says what else went wrong."""
+        self._sending = True
+        await (self._pieces(answer, rest) if isinstance(rest, memoryview) else self._chunks(answer, rest))
 
     async def _pieces(self, answer: HttpAnswer, rest: memoryview) -> None:
         for at in range(0, len(rest), PIECE_BYTES):

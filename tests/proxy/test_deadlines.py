@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from math import inf
 from typing import Any
 
 import pytest
@@ -99,11 +100,11 @@ EXPECTATIONS: dict[str, tuple[list[tuple[Any, ...]], float, str]] = {
     "a stage": ([("expect", "idle", 5)], 105, "idle"),
     "the last stage set": ([("expect", "first_byte", 60), ("expect", "idle", 5)], 105, "idle"),
     "a stage that goes on": ([("expect_at", "first_token", 102.5)], 102.5, "first_token"),
-    "the total": ([("bound_total", 7)], 107, "total"),
-    "the total before a stage": ([("expect", "idle", 60), ("bound_total", 7)], 107, "total"),
-    "a stage before the total": ([("bound_total", 60), ("expect", "idle", 7)], 107, "idle"),
-    "a stage that ends with the total": ([("bound_total", 7), ("expect", "idle", 7)], 107, "idle"),
-    "the total while no stage runs": ([("bound_total", 7), ("expect", "idle", 1), ("expect_nothing",)], 107, "total"),
+    "the total": ([("bound", 7, "", inf)], 107, "total"),
+    "the total before a stage": ([("bound", 7, "idle", 60)], 107, "total"),
+    "a stage before the total": ([("bound", 60, "idle", 7)], 107, "idle"),
+    "a stage that ends with the total": ([("bound", 7, "idle", 7)], 107, "idle"),
+    "the total while no stage runs": ([("bound", 7, "idle", 1), ("expect_nothing",)], 107, "total"),
 }
 
 
@@ -151,8 +152,7 @@ async def test_a_beat_of_the_stage_before_does_not_count(time: Time, expect: Cal
 
 async def test_no_beat_moves_the_total(time: Time) -> None:
     watch = watch_on(time)
-    watch.bound_total(7)
-    watch.expect("idle", 5)
+    watch.bound(7, "idle", 5)
     watch.beat = True
     watch.expire_if_due(107)
     assert watch.expired == "total"
@@ -173,7 +173,7 @@ async def test_without_a_deadline_nothing_expires(time: Time, expect: Callable[[
 
 async def test_the_sweep_ends_each_call_at_its_own_deadline(time: Time) -> None:
     sweep = sweep_on(time)
-    async with call(sweep, lambda w: w.expect("idle", 1)) as (soon, _), call(sweep, lambda w: w.bound_total(3)) as (late, _):
+    async with call(sweep, lambda w: w.expect("idle", 1)) as (soon, _), call(sweep, lambda w: w.bound(3, "", inf)) as (late, _):
         time.pass_by(0.95)
         assert (soon.cancelling(), late.cancelling()) == (0, 0)
         time.pass_by(0.1)
@@ -266,7 +266,7 @@ async def test_after_an_expiry_a_call_goes_on_with_a_new_deadline_and_no_total(t
 
     async def run() -> None:
         watch = sweep.watch()
-        watch.bound_total(1)
+        watch.bound(1, "", inf)
         for _ in range(2):
             waiting.set()
             try:

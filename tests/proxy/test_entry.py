@@ -11,7 +11,7 @@ from proxy.call import Call
 from proxy.errors import NotAdmitted
 from proxy.policy.policyset import PolicySet
 from proxy.state.memory import MemoryStore
-from proxy.telemetry.trace import continue_trace
+from proxy.telemetry.trace import TRACE_BYTES, continue_trace
 from proxy.trip import Trip
 from proxy.wire.request import RequestHead
 from tests.clock import FakeClock
@@ -34,10 +34,11 @@ class Arrival:
     head: RequestHead
     loopback: bool = True
 
-    async def read(self, most_bytes: int) -> bytes:
+    def at_hand(self, most_bytes: int) -> bytes:
         raise AssertionError("listing the models takes no body")
 
-    chunks: Any = read
+    read: Any = at_hand
+    chunks: Any = at_hand
 
 
 def head(key: str | None = "app-key", *, known: bool = True) -> RequestHead:
@@ -64,7 +65,7 @@ class Gate:
     async def admit(self, policies: PolicySet, arrival: Arrival) -> Trip:
         trip = Trip(
             call=Call(id="req_1", method="GET"),
-            trace=continue_trace(None, ids=lambda count: b"\1" * count),
+            trace=continue_trace(None, random=b"\1" * TRACE_BYTES),
             set=policies,
             now_ns=self.clock.monotonic_ns,
             started_ns=0,

@@ -21,7 +21,6 @@ CALL = Call(
     id="req_1",
     method="POST",
     path="/v1/chat/completions",
-    query="",
     surface=Surface(name="chat", path="/v1/chat/completions"),
     principal=Principal(key="web", user="ada"),
     body=b'{"messages": [{"content": "the prompt"}]}',

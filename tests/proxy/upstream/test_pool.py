@@ -180,7 +180,9 @@ async def used(pool: Pool) -> None:
     """One call over a connection of the pool."""
     connection = pool.take() or await soon(pool.claim())
     assert connection.send(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
-    await body_of(await soon(connection.answer(None, bodiless=False)))
+    answer = connection.expect(bodiless=False)
+    await soon(answer.head())
+    await body_of(answer)
 
 
 SPOKEN = {"keep-alive": "timeout=10, max=100"}
