@@ -17,17 +17,15 @@ class Watch:
     happens for every event, looking at a clock would cost more than all the rest.
     """
 
-    __slots__ = ("_loop", "_seconds", "_task", "at", "beat", "expired", "stage", "total_at")
+    # Without slots: what is as at the start is the class's, and costs a call nothing.
+    stage = ""
+    beat = False
+    at = total_at = _seconds = float("inf")
+    expired: str | None = None
 
     def __init__(self, task: "asyncio.Task[object]", loop: asyncio.AbstractEventLoop) -> None:
         self._task = task
         self._loop = loop
-        self.stage = ""
-        self.beat = False
-        self._seconds = float("inf")
-        self.at = float("inf")
-        self.total_at = float("inf")
-        self.expired: str | None = None
 
     def __repr__(self) -> str:
         return f"<Watch stage={self.stage!r} expired={self.expired!r}>"

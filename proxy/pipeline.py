@@ -132,13 +132,14 @@ class Pipeline:
         return None
 
     async def _relay(self, trip: Trip, answer: Answer, sink: Sink, watch: Watch) -> None:
-        meter = trip.meter = meter_for(trip.call, answer)
+        streams = is_stream(answer.headers.get("content-type"))
+        meter = trip.meter = meter_for(trip.call, answer, streams=streams)
 
         def head() -> Head:
             trip.status = answer.status
             lines = towards_client(answer.headers, request_id=trip.upstream_request_id)
             lines += response_lines(trip)
-            if is_stream(answer.headers.get("content-type")):
+            if streams:
                 lines += _EVENTS
             told = answer.headers.get("content-length") if isinstance(meter, PassMeter) else None
             return Head(answer.status, lines, length=int(told) if told is not None else None)

@@ -103,10 +103,10 @@ class HttpSink:
             lines.append("connection: close")
         elif not self._modern:
             lines.append("connection: keep-alive")  # what HTTP/1.0 takes silence for is the opposite
-        fields = "\r\n".join(lines)
-        if fields.count("\n") >= len(lines) or fields.count("\r") >= len(lines):
+        joined = "".join(lines)
+        if "\n" in joined or "\r" in joined:
             raise ValueError("a header value holds a line break")
-        status = head.status
+        status, fields = head.status, "\r\n".join(lines)
         text = f"HTTP/1.1 {status} {_REASONS.get(status, '')}\r\n{fields}\r\nserver: tollhouse\r\ndate: {self._line.date}\r\n\r\n"
         data = text.encode("utf-8", "surrogateescape")
         self.head_sent = True

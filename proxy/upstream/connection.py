@@ -60,6 +60,7 @@ class Connection(asyncio.Protocol):
         "_bodiless",
         "_dry_bytes",
         "_keep",
+        "_large",
         "_look",
         "_loop",
         "_made",
@@ -223,6 +224,7 @@ class Connection(asyncio.Protocol):
             self._break(answer, "bytes after the end")
             return
         before = answer.size
+        self._large = self._dry_bytes + len(data) > MOST_HEAD_BYTES
         try:
             parser.feed_data(data)
         except httptools.HttpParserCallbackError:
@@ -333,7 +335,7 @@ class Connection(asyncio.Protocol):
 
     def _refused(self, status: int, version: str, headers: dict[str, str]) -> str | None:
         """Why a head that llhttp accepts is not accepted here. Source: RFC 9112, sections 2.3, 6.1 and 6.3; RFC 9110, section 15."""
-        if len(headers) + self._repeated > MOST_FIELDS or sum(map(len, headers.values())) > MOST_HEAD_BYTES:
+        if len(headers) + self._repeated > MOST_FIELDS or (self._large and sum(map(len, headers.values())) > MOST_HEAD_BYTES):
             return "head too large"
         if version != "1.1" and version != "1.0":
             return "not HTTP/1"

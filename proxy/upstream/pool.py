@@ -133,8 +133,8 @@ class Pool:
         now, limits = self._now(), self._limits
         said_s = connection.idle_s
         idle_s = limits.idle_s if said_s is None else said_s - limits.margin_s
-        end_of_life = connection.born_at + limits.age_s
-        if self._closed or idle_s <= 0 or end_of_life <= now:
+        expires_at = min(now + idle_s, connection.born_at + limits.age_s)
+        if self._closed or expires_at <= now:
             self._drop(connection)
             return
         while self._waiting:
@@ -142,7 +142,7 @@ class Pool:
             if not turn.done():
                 turn.set_result(connection)
                 return
-        connection.expires_at = min(now + idle_s, end_of_life)
+        connection.expires_at = expires_at
         self._idle.append(connection)
         if self._sweeper is None:
             self._sweeper = self._loop.call_later(self._limits.sweep_s, self._sweep)

@@ -5,6 +5,7 @@ Source: WHATWG HTML, section 9.2; how the official SDKs decode it is in the test
 """
 
 import re
+from functools import lru_cache
 
 # A line ends with CRLF, LF or CR, and a blank line ends the event. The groups are atomic, or CRLF alone would match as CR, LF.
 _END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
@@ -13,6 +14,7 @@ _LINE = re.compile(rb"\r\n|\n|\r")
 LATE_LF = b"\n"
 
 
+@lru_cache(maxsize=64)
 def is_stream(content_type: str | None) -> bool:
     """Whether a body of this content type is a stream of events. None: it has none."""
     return content_type is not None and content_type.partition(";")[0].strip().lower() == "text/event-stream"
