@@ -295,7 +295,7 @@ class Connection(asyncio.Protocol):
             answer.fault = "bytes after the end"
 
     def on_status(self, reason: bytes) -> None:
-        if b"\0" in reason and self._answer is not None:
+        if reason.find(b"\0") >= 0 and self._answer is not None:
             self._answer.fault = "NUL in the status line"
 
     def on_header(self, name: bytes, value: bytes) -> None:

@@ -35,6 +35,7 @@ _CALL_KEYS = frozenset({"tool_calls", "function_call", "audio"})
 _OUTPUT_KEYS = _TEXT_KEYS | _CALL_KEYS
 _CONTENT = b'"content":"'
 _SENTINEL = b"a-text-that-no-upstream-sends"
+_PLAIN = re.compile(rb"[ !#-\[\]-~]*")  # `_is_plain` of what is ASCII
 _MOST_FRAMES = 8  # looked for in a stream: the head of an answer, a change of its model or choice, and a few more
 _USAGE = re.compile(rb'"usage"\s*:\s*(?=\{)')
 _JSON = json.JSONDecoder()
@@ -208,6 +209,14 @@ def _called(value: Any) -> Iterator[Any]:
         yield from (named.get("name"), named.get("arguments"), said.get("transcript"))
 
 
+def _is_plain(text: bytes) -> bool:
+    """Whether it stands in JSON as it is, and holds no end of a line in any reading."""
+    try:
+        return text.find(b'"') < 0 and text.find(b"\\") < 0 and text.decode().isprintable()
+    except UnicodeDecodeError:
+        return False
+
+
 def _speaks_in(before: bytes, behind: bytes) -> bool:
     """Whether what stands between these parts of an event is the content of its delta, and of nothing else that looks like it."""
     try:
@@ -251,22 +260,15 @@ class StreamMeter(_Reading):
     def _like_the_last(self, chunk: bytes, frame: tuple[bytes, bytes]) -> bool:
         """Whether a chunk is one event that differs from one that was read in its text alone, and that without quotes or escapes."""
         before, behind = frame
-        start = len(before)
+        start, end = len(before), len(chunk) - len(behind)
         if not chunk.startswith(before) or not chunk.endswith(behind, start):
             return False
-        text = chunk[start : -len(behind)]
-        if b'"' in text or b"\\" in text:
+        if _PLAIN.fullmatch(chunk, start, end) is None and not _is_plain(chunk[start:end]):
             return False
-        try:
-            plain = text.decode().isprintable()  # else it is no JSON, or holds the end of a line
-        except UnicodeDecodeError:
-            return False
-        if not plain:
-            return False
-        if text:
+        if start < end:
             self.first_token = True
             if len(self.text) < MOST_TEXT_BYTES:
-                self.text += text
+                self.text += chunk[start:end]
         return True
 
     def _remember(self, event: bytes, choices: Any) -> None:

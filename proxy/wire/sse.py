@@ -53,11 +53,11 @@ class Splitter:
                 events.append(LATE_LF)
                 chunk = chunk[1:]
         rest = self._rest
-        if not rest and chunk.endswith(b"\n\n") and chunk.find(b"\n\n") == len(chunk) - 2 and b"\r" not in chunk:
+        if not rest and chunk.endswith(b"\n\n") and chunk.find(b"\n\n") == len(chunk) - 2 and chunk.find(b"\r") < 0:
             events.append(chunk)  # what a model server sends nearly always: one event, one write
             self.clean = True
             return events
-        if not self._cr_seen and b"\r" not in chunk:
+        if not self._cr_seen and chunk.find(b"\r") < 0:
             return self._by_lf(chunk, events)
         self._cr_seen = True
         start = max(0, len(rest) - 3)  # the blank line may have begun in an earlier chunk; what lies before was searched then
@@ -100,7 +100,7 @@ def data_of(event: bytes) -> bytes | None:
 
     A byte order mark is forgiven before any event; the standard does so before the first.
     """
-    if event.startswith(b"data: ") and event.endswith(b"\n\n") and event.find(b"\n") == len(event) - 2 and b"\r" not in event:
+    if event.startswith(b"data: ") and event.endswith(b"\n\n") and event.find(b"\n") == len(event) - 2 and event.find(b"\r") < 0:
         return event[6:-2]
     lines: list[bytes] = []
     for line in _LINE.split(event.removeprefix(b"\xef\xbb\xbf")):
