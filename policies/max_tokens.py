@@ -24,9 +24,11 @@ class MaxTokens(Clause):
         call.limit_output(self.cap)
 
     def check(self, call: Call) -> None:
+        if self.when_over != "reject" or call.asked_cap is None:
+            return
         # What the API itself takes at least is never too much: `prepare` does not go below it either.
         cap = max(self.cap, call.surface.least_cap)
-        if self.when_over == "reject" and call.asked_cap is not None and call.asked_cap > cap:
+        if call.asked_cap > cap:
             name = max(call.asked_caps, key=lambda n: call.asked_caps[n])
             raise self.refuse(
                 "max_tokens_exceeded",
