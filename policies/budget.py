@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
 from proxy.call import Call
-from proxy.policy.contract import Balance, Charge, Clause, Limit, Notice, Quota, Stage, Unit, charge_each, option
+from proxy.policy.contract import Balance, Charge, Clause, Limit, Notice, Quota, Stage, Toll, Unit, option
 from proxy.policy.scalar import Wrong
 from proxy.policy.values import By, Name, Percent, Usd, Window, Zone, check_by, words
 
@@ -25,7 +25,8 @@ class Budget(Clause):
     alarm_at: tuple[Percent, ...] = option("percentages of the budget that raise an alarm ([50, 80, 100])", default=(50, 80, 100))
     page: tuple[Name, ...] = option("names under `pages` that are told; left out: the log only", default=())
     when_spent: WhenSpent = option("alarm lets calls pass, reject refuses what could exceed the budget (alarm)", default="alarm")
-    _limit: Limit = field(init=False, repr=False, compare=False)
+    _toll: Toll = field(init=False, repr=False, compare=False)
+    _alarm_from: int | None = field(init=False, repr=False, compare=False)  # nanodollars that the first percentage is
 
     def __post_init__(self) -> None:
         check_by(self.by)
@@ -34,19 +35,20 @@ class Budget(Clause):
         if not self.alarm_at and self.page:
             raise Wrong("nobody is ever told: alarm_at is empty", field="page")
         limit = Limit(self.policy, self.clause, Unit.NANOUSD, Quota(self.usd, self.per, self.timezone), error="budget_exceeded")
-        object.__setattr__(self, "_limit", limit)  # once, not for every call: the value is frozen from here on
+        alarm_from = -(-self.usd * min(self.alarm_at) // 100) if self.alarm_at else None
+        object.__setattr__(self, "_alarm_from", alarm_from)
+        # Once, not for every call: the value is frozen from here on.
+        object.__setattr__(self, "_toll", Toll(limit, self.by, enforced=self.when_spent == "reject"))
 
     def charges(self, call: Call) -> tuple[Charge, ...]:
         # A call that can cost nothing is not held up by a budget that others have spent.
         if call.price is None or call.price.free:
             return ()
-        return charge_each(self._limit, call, self.by, call.held_nanousd, enforced=self.when_spent == "reject")
+        return self._toll.charges(call, call.held_nanousd)
 
     def settled(self, balance: Balance) -> tuple[Notice, ...]:
-        if balance.window is None:
-            return ()
         window, charge = balance.window, balance.charge
-        if not self.alarm_at or balance.spent * 100 < self.usd * min(self.alarm_at):
+        if window is None or self._alarm_from is None or balance.spent < self._alarm_from:
             return ()
         return tuple(
             Notice(

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from proxy.call import Call
-from proxy.policy.contract import Charge, Clause, Limit, Slots, Stage, Unit, charge_each, option
+from proxy.policy.contract import Charge, Clause, Limit, Slots, Stage, Toll, Unit, option
 from proxy.policy.values import By, Count, check_by
 
 
@@ -17,12 +17,13 @@ class Concurrency(Clause):
 
     calls: Count = option("calls that may run at once")
     by: By = option("who shares one limit: user, key, tag, model, everyone, or a list of these (user)", default=("user",))
-    _limit: Limit = field(init=False, repr=False, compare=False)
+    _toll: Toll = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_by(self.by)
         limit = Limit(self.policy, self.clause, Unit.SLOTS, Slots(self.calls), error="concurrency_limit_exceeded")
-        object.__setattr__(self, "_limit", limit)  # once, not for every call: the value is frozen from here on
+        # Once, not for every call: the value is frozen from here on.
+        object.__setattr__(self, "_toll", Toll(limit, self.by))
 
     def charges(self, call: Call) -> tuple[Charge, ...]:
-        return charge_each(self._limit, call, self.by, 1)
+        return self._toll.charges(call, 1)

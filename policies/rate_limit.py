@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from proxy.call import Call
-from proxy.policy.contract import Charge, Clause, Limit, Rate, Stage, Unit, charge_each, option
+from proxy.policy.contract import Charge, Clause, Limit, Rate, Stage, Toll, Unit, option
 from proxy.policy.values import PERIOD_S, By, Count, RatePeriod, check_by
 
 
@@ -19,13 +19,14 @@ class RateLimit(Clause):
     per: RatePeriod = option("second, minute, hour or day")
     by: By = option("who shares one limit: user, key, tag, model, everyone, or a list of these (user)", default=("user",))
     burst: Count | None = option("calls that may come at once (as requests)", default=None)
-    _limit: Limit = field(init=False, repr=False, compare=False)
+    _toll: Toll = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_by(self.by)
         rule = Rate(amount=self.requests, per_s=PERIOD_S[self.per], burst=self.burst or self.requests)
         limit = Limit(self.policy, self.clause, Unit.REQUESTS, rule, error="rate_limit_exceeded")
-        object.__setattr__(self, "_limit", limit)  # once, not for every call: the value is frozen from here on
+        # Once, not for every call: the value is frozen from here on.
+        object.__setattr__(self, "_toll", Toll(limit, self.by))
 
     def charges(self, call: Call) -> tuple[Charge, ...]:
-        return charge_each(self._limit, call, self.by, 1)
+        return self._toll.charges(call, 1)

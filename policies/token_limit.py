@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from proxy.call import Call
-from proxy.policy.contract import Charge, Clause, Limit, Rate, Stage, Unit, charge_each, option
+from proxy.policy.contract import Charge, Clause, Limit, Rate, Stage, Toll, Unit, option
 from proxy.policy.values import PERIOD_S, By, Count, RatePeriod, check_by
 
 
@@ -19,16 +19,17 @@ class TokenLimit(Clause):
     per: RatePeriod = option("second, minute, hour or day")
     by: By = option("who shares one limit: user, key, tag, model, everyone, or a list of these (user)", default=("user",))
     burst: Count | None = option("tokens that may be used at once, and so the largest call (as tokens)", default=None)
-    _limit: Limit = field(init=False, repr=False, compare=False)
+    _toll: Toll = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_by(self.by)
         rule = Rate(amount=self.tokens, per_s=PERIOD_S[self.per], burst=self.burst or self.tokens)
         limit = Limit(self.policy, self.clause, Unit.TOKENS, rule, error="token_limit_exceeded")
-        object.__setattr__(self, "_limit", limit)  # once, not for every call: the value is frozen from here on
+        # Once, not for every call: the value is frozen from here on.
+        object.__setattr__(self, "_toll", Toll(limit, self.by))
 
     def charges(self, call: Call) -> tuple[Charge, ...]:
         held = call.held_tokens
         if not held:
             return ()  # a call that carries no tokens, such as GET /v1/models, has nothing to wait for
-        return charge_each(self._limit, call, self.by, held)
+        return self._toll.charges(call, held)

@@ -207,11 +207,11 @@ def _price(trip: Trip, call: Call) -> None:
 
 def _charges(call: Call, plan: Plan) -> list[Charge]:
     """What every policy wants held; a shadowed one's is counted and never refuses."""
-    return [
-        Charge(c.limit, c.subject, c.amount, enforced=False) if shadow else c
-        for clause, shadow in plan.charges
-        for c in clause.charges(call)
-    ]
+    charges: list[Charge] = []
+    for clause, shadow in plan.charges:
+        asked = clause.charges(call)
+        charges += [Charge(c.limit, c.subject, c.amount, enforced=False) for c in asked] if shadow else asked
+    return charges
 
 
 def _refusal(denial: Denial) -> Refusal:

@@ -5,9 +5,10 @@ Source: facts on the OpenAI API, section 8 (Go-style durations), and draft-ietf-
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from math import ceil
 
-from proxy.policy.contract import Balance, Quota, Rate, Unit
+from proxy.policy.contract import REQUESTS, TOKENS, Balance, Quota, Rate, Unit
 from proxy.state.contract import Denial
 
 _PER = {1: "second", 60: "minute", 3600: "hour", 86400: "day"}
@@ -25,20 +26,34 @@ def allowance_lines(balances: Sequence[Balance]) -> list[str]:
         unit = charge.limit.unit
         if not charge.enforced:
             continue
-        if unit is Unit.REQUESTS:
+        if unit is REQUESTS:
             requests = balance if requests is None else _tighter(requests, balance)
-        elif unit is Unit.TOKENS:
+        elif unit is TOKENS:
             tokens = balance if tokens is None else _tighter(tokens, balance)
-    lines = [] if requests is None else _lines("requests", requests)
-    if tokens is not None:
-        lines += _lines("tokens", tokens)
+    lines: list[str] = []
     if requests is not None:
-        limit = requests.charge.limit
+        limit, remaining = requests.charge.limit, requests.remaining
+        lines += (
+            _limit_line("requests", limit.amount),
+            f"x-ratelimit-remaining-requests: {remaining}",
+            f"x-ratelimit-reset-requests: {go_duration(requests.reset_s)}",
+        )
         rule = limit.rule
         if type(rule) is Rate:
-            more_s = min(requests.reset_s, rule.per_s / rule.amount)  # until one more call may pass, as `retry-after` says it
-            lines.append(f'ratelimit-policy: "{limit.policy}";q={rule.amount};w={rule.per_s}')
-            lines.append(f'ratelimit: "{limit.policy}";r={requests.remaining};t={ceil(more_s)}')
+            one_s = rule.per_s / rule.amount
+            more_s = (
+                requests.reset_s if requests.reset_s < one_s else one_s
+            )  # until one more call may pass, as `retry-after` says it
+            lines += (
+                _policy_line(limit.policy, rule.amount, rule.per_s),
+                f'ratelimit: "{limit.policy}";r={remaining};t={ceil(more_s)}',
+            )
+    if tokens is not None:
+        lines += (
+            _limit_line("tokens", tokens.charge.limit.amount),
+            f"x-ratelimit-remaining-tokens: {tokens.remaining}",
+            f"x-ratelimit-reset-tokens: {go_duration(tokens.reset_s)}",
+        )
     return lines
 
 
@@ -46,31 +61,34 @@ def _tighter(one: Balance, other: Balance) -> Balance:
     return other if (other.remaining, -other.reset_s) < (one.remaining, -one.reset_s) else one
 
 
-def _lines(word: str, balance: Balance) -> list[str]:
-    return [
-        f"x-ratelimit-limit-{word}: {balance.charge.limit.amount}",
-        f"x-ratelimit-remaining-{word}: {balance.remaining}",
-        f"x-ratelimit-reset-{word}: {go_duration(balance.reset_s)}",
-    ]
+@lru_cache(maxsize=1024)
+def _limit_line(word: str, amount: int) -> str:
+    return f"x-ratelimit-limit-{word}: {amount}"
+
+
+@lru_cache(maxsize=1024)
+def _policy_line(policy: str, amount: int, per_s: int) -> str:
+    return f'ratelimit-policy: "{policy}";q={amount};w={per_s}'
 
 
 def go_duration(seconds: float) -> str:
     """`6m0s`, `1.5s`, `120ms`: how OpenAI writes a reset. seconds: ≥ 0, rounded up to a millisecond."""
-    millis = -(-round(seconds * 1_000_000) // 1000)
+    millis = ceil(seconds * 1000 - 0.0005)  # half a microsecond is what a float adds, and no reason for one more
     if millis < 1000:
         return f"{millis}ms" if millis else "0s"
+    if millis < 60_000:
+        return f"{millis / 1000:g}s"
     minutes, rest = divmod(millis, 60_000)
+    if minutes < 60:
+        return f"{minutes}m{rest / 1000:g}s"
     hours, minutes = divmod(minutes, 60)
-    left = f"{rest // 1000}.{rest % 1000:03d}".rstrip("0").rstrip(".") + "s"
-    if hours:
-        return f"{hours}h{minutes}m{left}"
-    return f"{minutes}m{left}" if minutes else left
+    return f"{hours}h{minutes}m{rest / 1000:g}s"
 
 
 def usd(nanousd: int) -> str:
-    """Dollars as exact decimal text, without trailing zeros."""
-    whole, part = divmod(nanousd, 1_000_000_000)
-    return f"{whole}.{part:09d}".rstrip("0").rstrip(".") if part else str(whole)
+    """Dollars as exact decimal text, without trailing zeros. nanousd: ≥ 0."""
+    digits = str(nanousd).rjust(10, "0")
+    return f"{digits[:-9]}.{digits[-9:]}".rstrip("0").rstrip(".")
 
 
 def denial_message(denial: Denial) -> str:

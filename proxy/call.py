@@ -7,6 +7,7 @@ after `upstream.open`. Everything else here is frozen.
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 _OPENAI_MODEL = re.compile(r"(?:openai/)?(?:gpt-(?!oss)|chatgpt-|o\d|ft:|codex-|computer-use)")
@@ -15,8 +16,7 @@ UsageSource = Literal["reported", "counted", "estimated"]
 Ending = Literal["completed", "refused", "upstream_error", "upstream_broken", "client_gone", "timed_out", "drained"]
 
 
-@dataclass(frozen=True, slots=True)
-class Principal:
+class Principal(NamedTuple):  # no dataclass: a frozen one takes twice as long to make and to find, and so for what every call makes
     """Who pays. `user` is the trusted user header's value, or the key's id where there is none."""
 
     key: str
@@ -52,7 +52,7 @@ NOBODY = Principal(key="", user="")
 UNROUTED = Surface(name="unrouted", path="", methods=(), metered=False, model_required=False)
 
 
-class Usage(NamedTuple):  # no dataclass: a frozen one takes twice as long to make, and so for every value made in each call
+class Usage(NamedTuple):
     """Tokens of one call by class. Totals include their subsets, as on the wire.
 
     input_tokens ⊇ cached_tokens + cache_write_tokens + audio_input_tokens;
@@ -87,15 +87,12 @@ class Price:
     audio_output: int
     dearest_input: int = field(init=False, repr=False, compare=False)  # of any class; likewise for output
     dearest_output: int = field(init=False, repr=False, compare=False)
+    free: bool = field(init=False, repr=False, compare=False)  # no token costs anything
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "dearest_input", max(self.input, self.cached_input, self.cache_write, self.audio_input))
         object.__setattr__(self, "dearest_output", max(self.output, self.audio_output))
-
-    @property
-    def free(self) -> bool:
-        """Whether no token costs anything."""
-        return not (self.dearest_input or self.dearest_output)
+        object.__setattr__(self, "free", not (self.dearest_input or self.dearest_output))
 
     def cost_nanousd(self, usage: Usage) -> int:
         """Integer nanodollars, rounded up once over the disjoint classes."""
@@ -155,8 +152,7 @@ class Timeouts:
 UNBOUNDED = Timeouts(**{name: float("inf") for name in Timeouts.__dataclass_fields__})
 
 
-@dataclass(frozen=True, slots=True)
-class Clamp:
+class Clamp(NamedTuple):
     """One cap that a policy lowered or added. before: None when the client sent none."""
 
     field: str
@@ -219,18 +215,23 @@ class Call:
 
     def limit_output(self, cap: int) -> None:
         """Lower every output cap to `cap`, and add one where the client sent none. Any order of calls ends at the smallest."""
-        if not self.surface.caps:
+        surface = self.surface
+        if not surface.caps:
             return
-        cap = max(cap, self.surface.least_cap)
-        if not self.asked_caps and self.surface.default_cap is not None:
-            cap = min(cap, self.surface.default_cap)
-        asked_caps: Mapping[str, int | None] = self.asked_caps or {self.added_cap: None}
+        if cap < surface.least_cap:
+            cap = surface.least_cap
+        asked_caps: Mapping[str, int | None] = self.asked_caps
+        if not asked_caps:
+            if surface.default_cap is not None:
+                cap = min(cap, surface.default_cap)
+            asked_caps = {self.added_cap: None}
         for name, asked in asked_caps.items():
             now = self.edits.get(name, asked)
             if now is None or now > cap:
                 self.edits[name] = cap
                 self.clamps[name] = Clamp(name, asked, cap)
-        self.cap = cap if self.cap is None else min(self.cap, cap)
+        if self.cap is None or cap < self.cap:
+            self.cap = cap
 
     @property
     def added_cap(self) -> str:
@@ -239,7 +240,7 @@ class Call:
         OpenAI's newer models refuse `max_tokens`, and several self-hosted servers know nothing else.
         """
         caps = self.surface.caps
-        return caps[-1] if _OPENAI_MODEL.match(self.model or "") else caps[0]
+        return caps[-1] if _is_openais(self.model or "") else caps[0]
 
     def rename_model(self, model: str) -> None:
         """Send `model` upstream instead of the one asked."""
@@ -255,6 +256,11 @@ class Call:
     def scratch(self) -> "Call":
         """A copy that a shadowed policy may shape without the call noticing."""
         return replace(self, asked_caps=dict(self.asked_caps), edits=dict(self.edits), clamps=dict(self.clamps))
+
+
+@lru_cache(maxsize=256)
+def _is_openais(model: str) -> bool:
+    return _OPENAI_MODEL.match(model) is not None
 
 
 class Outcome(NamedTuple):

@@ -19,7 +19,7 @@ from proxy.clock import Clock
 from proxy.deadlines import Sweep, Watch
 from proxy.dispatch import Dispatch, meter_for
 from proxy.errors import InvalidCall, Overloaded, ProxyError, UpstreamError
-from proxy.policy.contract import Balance
+from proxy.policy.contract import REQUESTS, TOKENS, Balance
 from proxy.policy.policyset import PolicySet
 from proxy.relay import Head, Sink, relay
 from proxy.settlement import Settlement
@@ -166,7 +166,7 @@ def response_lines(trip: Trip) -> list[str]:
     lines = [
         f"x-request-id: {trip.call.id}",
         f"tollhouse-policy: {trip.set.version}",
-        *allowance_lines(trip.balances or _held(trip)),
+        *allowance_lines(_told(trip)),
     ]
     if trip.call.clamps:
         lines.append(f"tollhouse-clamped: {', '.join(map(str, trip.call.clamps.values()))}")
@@ -178,9 +178,9 @@ def response_lines(trip: Trip) -> list[str]:
     return lines
 
 
-def _held(trip: Trip) -> tuple[Balance, ...]:
-    """Where the limits stand while the call runs; asked for only when a head goes out before the call is settled."""
-    return trip.reservation.balances if trip.reservation is not None else ()
+def _told(trip: Trip) -> tuple[Balance, ...]:
+    """Where the limits stand that a client is told of: those that the call holds or held of, or the one that refused it."""
+    return trip.balances if trip.reservation is None else trip.reservation.balances(REQUESTS, TOKENS)
 
 
 def _deadline_error(watch: Watch) -> ProxyError:

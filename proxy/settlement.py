@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 from proxy.call import Usage, UsageSource
 from proxy.counting import count_input
-from proxy.policy.contract import Notice, Unit
+from proxy.policy.contract import NANOUSD, TOKENS, Notice
 from proxy.tokens import Tokenizer
 from proxy.trip import Trip
 from proxy.wire.meter import PassMeter
@@ -68,13 +68,14 @@ class Settlement:
         trip.cost_nanousd = call.price.cost_nanousd(usage) if call.price is not None else 0
         if trip.reservation is None:
             return
-        used = {Unit.REQUESTS: 1, Unit.TOKENS: usage.total_tokens, Unit.NANOUSD: trip.cost_nanousd, Unit.SLOTS: 0}
+        # The request that was held is the one that was made, and a slot is given back in any case.
+        used = {TOKENS: usage.total_tokens, NANOUSD: trip.cost_nanousd}
         began_ns = trip.now_ns()
         balances = trip.balances = await trip.reservation.settle(used)
         trip.settle_ms = (trip.now_ns() - began_ns) / 1e6
-        notices = [notice for balance in balances if balance.window is not None for notice in plan.notices(balance)]
-        if notices:
-            self._notify(notices)
+        for balance in balances:
+            if notices := plan.notices(balance):
+                self._notify(notices)
 
 
 def known_usage(trip: Trip) -> tuple[Usage, UsageSource | None] | None:

@@ -4,7 +4,7 @@ import asyncio
 import selectors
 from collections import defaultdict, deque
 from collections.abc import Collection, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import inf
 from typing import Any
 
@@ -32,7 +32,7 @@ def notice(**changes: Any) -> Notice:
         to=("bot",),
         refuses=False,
     )
-    return replace(crossed, **changes)
+    return crossed._replace(**changes)
 
 
 def sink(name: str, *, kind: Kind = "webhook", path: str = "") -> Sink:

@@ -13,6 +13,9 @@ from typing import Any, ClassVar, NamedTuple
 from proxy.call import Call
 from proxy.errors import CODES, Refusal
 
+# Callers that each clause with a limit remembers: half a megabyte. One more is made anew, and the oldest forgotten.
+MOST_REMEMBERED = 1024
+
 
 class Stage(IntEnum):
     """Who speaks first when several would refuse."""
@@ -32,6 +35,10 @@ class Unit(Enum):
     NANOUSD = "nanousd"
 
     __hash__ = object.__hash__  # Enum hashes its name in Python, a dozen times a call
+
+
+# For whoever asks in every call: Python 3.11 looks a member of an enumeration up in Python.
+REQUESTS, TOKENS, SLOTS, NANOUSD = Unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +75,18 @@ class Limit:
     unit: Unit
     rule: Rate | Slots | Quota
     error: str  # the code of the refusal, a key of CODES
+    amount: int = field(init=False, repr=False, compare=False)  # the most that can be held at once
 
-    @property
-    def amount(self) -> int:
-        return self.rule.burst if isinstance(self.rule, Rate) else self.rule.amount
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "amount", self.rule.burst if isinstance(self.rule, Rate) else self.rule.amount)
 
 
-class Charge(NamedTuple):  # and no dataclass: a frozen one takes twice as long to make, and every call makes several
+@dataclass(slots=True)
+class Charge:
     """What to hold of a limit for one subject (`user=ada`, `key=web,model=gpt-4.1`, or `everyone`).
 
-    enforced: False counts without ever refusing (alarms, shadow mode).
+    enforced: False counts without ever refusing (alarms, shadow mode). The rule a reader could break: a charge is shared by all calls
+    it fits, and never changed. It is not frozen because that triples the cost of making one, and calls make them by the handful.
     """
 
     limit: Limit
@@ -86,11 +95,12 @@ class Charge(NamedTuple):  # and no dataclass: a frozen one takes twice as long 
     enforced: bool = True
 
 
-class Balance(NamedTuple):
+@dataclass(slots=True)
+class Balance:
     """Where one charge's counter stands. reset_s: seconds until it is whole again (rate) or its window turns (quota), 0 for slots.
 
     spent excludes holds; held is what running calls may still spend; remaining = what a new call could take, ≥ 0.
-    window: epoch seconds (start, end) of a quota's window, None otherwise.
+    window: epoch seconds (start, end) of a quota's window, None otherwise. Never changed, and not frozen, as a Charge.
     """
 
     charge: Charge
@@ -101,8 +111,7 @@ class Balance(NamedTuple):
     window: tuple[int, int] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Notice:
+class Notice(NamedTuple):  # no dataclass: every call over a threshold makes it anew, and a frozen one takes thrice as long
     """A fact worth a page: a budget crossed a threshold within a window. Two notices with one `dedup` are one fact.
 
     threshold: percent. amounts: nanodollars. to: names under `pages`; empty = the log only.
@@ -120,6 +129,46 @@ class Notice:
     @property
     def dedup(self) -> str:
         return f"tollhouse/budget/{self.policy}/{self.subject}/{self.window[0]}/{self.threshold}"
+
+
+class Toll:
+    """A limit, who shares it, and whether it refuses: what the charges of one clause have in common.
+
+    by: words among user, key, tag, model, everyone, as for `subjects`. It remembers whom it charged last, for most calls are made by
+    one who made another; the rule a reader could break: what it remembers follows from the caller and the model alone.
+    """
+
+    __slots__ = ("_by", "_by_caller", "_by_model", "_enforced", "_known", "limit")
+
+    def __init__(self, limit: Limit, by: tuple[str, ...], *, enforced: bool = True) -> None:
+        self.limit = limit
+        self._by = by
+        self._by_caller = not {"user", "key", "tag"}.isdisjoint(by)
+        self._by_model = "model" in by
+        self._enforced = enforced
+        self._known: dict[object, tuple[Charge, ...]] = {}  # one unit for each subject, by what decides the subjects
+
+    def __repr__(self) -> str:
+        return f"<Toll {self.limit.policy}/{self.limit.clause} by {','.join(self._by)}: {len(self._known)} remembered>"
+
+    def charges(self, call: Call, amount: int) -> tuple[Charge, ...]:
+        """So much of the limit for each of the call's subjects."""
+        who: object
+        if self._by_caller:
+            who = (call.principal, call.model) if self._by_model else call.principal
+        else:
+            who = call.model if self._by_model else None
+        known = self._known.get(who)
+        if known is None:
+            known = tuple([Charge(self.limit, subject, 1, self._enforced) for subject in subjects(call, self._by)])
+            if len(self._known) >= MOST_REMEMBERED:
+                del self._known[next(iter(self._known))]
+            self._known[who] = known
+        if amount == 1:
+            return known
+        if len(known) == 1:
+            return (Charge(self.limit, known[0].subject, amount, self._enforced),)
+        return tuple([Charge(self.limit, one.subject, amount, self._enforced) for one in known])
 
 
 def option(doc: str, **kwargs: Any) -> Any:
@@ -167,13 +216,6 @@ class Clause:
         """A Refusal in this policy's name. code: a key of CODES."""
         assert code in CODES, code
         return Refusal(code, message, policy=self.policy, clause=self.clause, **kwargs)
-
-
-def charge_each(limit: Limit, call: Call, by: tuple[str, ...], amount: int, *, enforced: bool = True) -> tuple[Charge, ...]:
-    """So much of a limit for each of the call's subjects."""
-    if len(by) == 1 and by[0] != "tag":
-        return (Charge(limit, _of(by[0], call), amount, enforced),)
-    return tuple([Charge(limit, subject, amount, enforced) for subject in subjects(call, by)])
 
 
 def subjects(call: Call, by: tuple[str, ...]) -> tuple[str, ...]:

@@ -24,16 +24,16 @@ class Denial:
 
 
 class Reservation(Protocol):
-    """What one call holds. balances: where its charges' counters stand now, in their order. shadowed: charges that would have refused."""
-
-    @property
-    def balances(self) -> tuple[Balance, ...]: ...
+    """What one call holds. shadowed: charges that would have refused."""
 
     @property
     def shadowed(self) -> tuple[Denial, ...]: ...
 
+    def balances(self, *units: Unit) -> tuple[Balance, ...]:
+        """Where the counters of its charges of these units, or of all, stand now, settled or not; in the order of the charges."""
+
     async def settle(self, used: Mapping[Unit, int]) -> tuple[Balance, ...]:
-        """Replace every hold by what was used, by unit; slots are given back whatever `used` says. Balances as in `balances`.
+        """Replace every hold by what was used, by unit; slots are given back whatever `used` says. Returns the balances of its quotas.
 
         A unit that `used` does not name keeps what was held. A second call changes nothing and returns the same.
         Completes even if its caller is cancelled: a store that waits shields itself. Errors: StateUnavailable.

@@ -9,7 +9,7 @@ in which it was held, and a call that runs over midnight leaves the new day unto
 from typing import Protocol
 
 from proxy.policy.contract import Balance, Charge, Limit, Quota, Rate, Slots, Unit
-from proxy.state.arithmetic import NS, pace, remaining, rescale, reset_ns, retry_after_ns, take, window
+from proxy.state.arithmetic import NS, Pace, pace, remaining, rescale, reset_ns, retry_after_ns, take, window
 
 Window = tuple[int, int]
 
@@ -56,15 +56,18 @@ class Counter(Protocol):
 
 
 class Bucket:
-    """A rate. Everything held is in the bucket and drains; `held` only says how much of what was taken may still come back."""
+    """A rate. Everything held is in the bucket and drains; `held` only says how much of what was taken may still come back.
 
-    __slots__ = ("_calls", "_held", "_pace", "_tat", "_unit", "limit")
+    What every call asks is written out here and agrees with `take`, `retry_after_ns`, `remaining` and `reset_ns`.
+    """
+
+    __slots__ = ("_calls", "_depth", "_held", "_interval", "_pace", "_tat", "_ticks_per_ns", "_unit", "limit")
 
     def __init__(self, limit: Limit) -> None:
         assert isinstance(limit.rule, Rate)
         self.limit: Limit | None = limit
         self._unit = limit.unit
-        self._pace = pace(limit.rule)
+        self._set_pace(pace(limit.rule))
         self._tat = 0
         self._held = 0
         self._calls = 0
@@ -77,8 +80,12 @@ class Bucket:
         changed = pace(limit.rule)
         if changed is not self._pace:
             self._tat = rescale(self._tat, now_ns, old=self._pace, new=changed)
-            self._pace = changed
+            self._set_pace(changed)
         self.limit = limit
+
+    def _set_pace(self, pace: Pace) -> None:
+        self._pace = pace
+        self._ticks_per_ns, self._interval, self._depth = pace.ticks_per_ns, pace.interval, pace.depth
 
     def account(self, now_s: float) -> "Bucket":
         return self
@@ -88,10 +95,14 @@ class Bucket:
 
     def hold(self, charge: Charge, now_ns: int, now_s: float) -> float | None:
         amount = charge.amount
-        wait_ns = retry_after_ns(self._pace, self._tat, now_ns, amount)
-        self._tat = take(self._pace, self._tat, now_ns, amount)
+        tat, now = self._tat, now_ns * self._ticks_per_ns
+        level = amount * self._interval if tat <= now else tat - now + amount * self._interval
+        self._tat = now + level
         self._held += amount
         self._calls += 1
+        if level <= self._depth:
+            return 0
+        wait_ns = retry_after_ns(self._pace, tat, now_ns, amount)
         return None if wait_ns is None else wait_ns / NS
 
     def settle(self, held: int, used: int, now_ns: int) -> None:
@@ -101,12 +112,17 @@ class Bucket:
             self._tat = take(self._pace, self._tat, now_ns, used - held)
 
     def balance(self, charge: Charge, now_ns: int, now_s: float) -> Balance:
-        shown, tat, rule = self._pace, self._tat, charge.limit.rule
-        if charge.limit is not self.limit and isinstance(rule, Rate):
+        limit = charge.limit
+        if limit is not self.limit and isinstance(limit.rule, Rate):
             # A call that began before a reload is told about the limit it began under.
-            shown = pace(rule)
-            tat = rescale(tat, now_ns, old=self._pace, new=shown)
-        return Balance(charge, remaining(shown, tat, now_ns), reset_ns(shown, tat, now_ns) / NS, 0, self._held)
+            shown = pace(limit.rule)
+            tat = rescale(self._tat, now_ns, old=self._pace, new=shown)
+            return Balance(charge, remaining(shown, tat, now_ns), reset_ns(shown, tat, now_ns) / NS, 0, self._held)
+        level = self._tat - now_ns * self._ticks_per_ns
+        if level < 0:
+            level = 0
+        left = (self._depth - level) // self._interval
+        return Balance(charge, left if left > 0 else 0, -(-level // self._ticks_per_ns) / NS, 0, self._held)
 
     def at_rest(self, now_ns: int, now_s: float) -> bool:
         return not self._calls and not reset_ns(self._pace, self._tat, now_ns)
@@ -134,7 +150,7 @@ class Seats:
         return self
 
     def hold(self, charge: Charge, now_ns: int, now_s: float) -> float | None:
-        amount, most = charge.amount, charge.limit.rule.amount
+        amount, most = charge.amount, charge.limit.amount
         self._held += amount
         if self._held <= most or not amount:
             return 0
@@ -144,32 +160,34 @@ class Seats:
         self._held -= held
 
     def balance(self, charge: Charge, now_ns: int, now_s: float) -> Balance:
-        return Balance(charge, max(0, charge.limit.rule.amount - self._held), 0.0, 0, self._held)
+        left = charge.limit.amount - self._held
+        return Balance(charge, left if left > 0 else 0, 0.0, 0, self._held)
 
     def at_rest(self, now_ns: int, now_s: float) -> bool:
         return not self._held
 
 
 class Tally:
-    """One window of a quota."""
+    """One window of a quota, from `starts_s` to before `ends_s`: its bounds as a clock has them, to be compared in every call."""
 
-    __slots__ = ("calls", "held", "spent", "window")
+    __slots__ = ("calls", "ends_s", "held", "spent", "starts_s", "window")
 
     def __init__(self, window: Window, *, spent: int = 0) -> None:
         self.window = window
+        self.starts_s, self.ends_s = float(window[0]), float(window[1])
         self.spent = spent
         self.held = 0
         self.calls = 0
 
     def hold(self, charge: Charge, now_ns: int, now_s: float) -> float | None:
-        amount, most = charge.amount, charge.limit.rule.amount
+        amount, most = charge.amount, charge.limit.amount
         self.held += amount
         self.calls += 1
         if self.spent + self.held <= most or not amount:
             return 0
         if amount > most:
             return None
-        return self.window[1] - now_s if self.spent + amount > most else HELD_RETRY_S
+        return self.ends_s - now_s if self.spent + amount > most else HELD_RETRY_S
 
     def settle(self, held: int, used: int, now_ns: int) -> None:
         self.held -= held
@@ -177,12 +195,13 @@ class Tally:
         self.spent += used
 
     def balance(self, charge: Charge, now_ns: int, now_s: float) -> Balance:
-        spent, held, ends_s = self.spent, self.held, self.window[1]
-        left = charge.limit.rule.amount - spent - held
-        return Balance(charge, left if left > 0 else 0, ends_s - now_s if ends_s > now_s else 0.0, spent, held, self.window)
+        spent, held = self.spent, self.held
+        left = charge.limit.amount - spent - held
+        reset_s = self.ends_s - now_s
+        return Balance(charge, left if left > 0 else 0, reset_s if reset_s > 0.0 else 0.0, spent, held, self.window)
 
     def at_rest(self, now_s: float) -> bool:
-        return not self.calls and (not self.spent or now_s >= self.window[1] + CLOCK_STEP_S)
+        return not self.calls and (not self.spent or now_s >= self.ends_s + CLOCK_STEP_S)
 
 
 class Calendar:
@@ -229,7 +248,7 @@ class Ledger:
 
     def account(self, now_s: float) -> Tally:
         current = self._current
-        if current is None or not current.window[0] <= now_s < current.window[1]:
+        if current is None or not current.starts_s <= now_s < current.ends_s:
             assert self.limit is not None
             current = self._current = self.peek(self.limit, now_s)
             others = tuple(tally for tally in self._tallies if tally is not current)

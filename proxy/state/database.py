@@ -15,10 +15,10 @@ from pathlib import Path
 from proxy.errors import StateUnavailable
 from proxy.policy.contract import Unit
 from proxy.state.contract import Delivery
-from proxy.state.counters import CLOCK_STEP_S
+from proxy.state.counters import CLOCK_STEP_S, Window
 from proxy.state.memory import KNOWN_S, Spend
 
-SpendKey = tuple[str, str, str, str, int, int]  # policy, clause, subject, unit, window's start and end
+SpendKey = tuple[str, str, str, Unit, Window]  # policy, clause, subject, unit, window
 
 # One entry a version: what brings the file there from the version before. Never edited, only added to.
 MIGRATIONS: Sequence[Sequence[str]] = (
@@ -84,7 +84,10 @@ class Database:
             self._connection.executemany(
                 """INSERT INTO spend VALUES (?, ?, ?, ?, ?, ?, ?)
                 ON CONFLICT DO UPDATE SET spent = max(spent, excluded.spent)""",
-                [(*key, min(spent, MOST_SPENT)) for key, spent in balances.items()],
+                [
+                    (policy, clause, subject, unit.value, *window, min(spent, MOST_SPENT))
+                    for (policy, clause, subject, unit, window), spent in balances.items()
+                ],
             )
             self._connection.execute(
                 "DELETE FROM spend WHERE rowid IN (SELECT rowid FROM spend WHERE end_s < ? LIMIT ?)",

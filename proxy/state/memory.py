@@ -48,16 +48,20 @@ class MemoryReservation:
 
     __slots__ = ("_clock", "_holds", "_report", "_settled", "shadowed")
 
-    def __init__(self, clock: Clock, *, holds: Sequence[Hold], shadowed: tuple[Denial, ...], report: Report) -> None:
+    def __init__(self, clock: Clock, holds: Sequence[Hold], shadowed: tuple[Denial, ...], report: Report) -> None:
         self._clock = clock
         self._holds = holds
         self._report = report
         self._settled: tuple[Balance, ...] | None = None
         self.shadowed = shadowed
 
-    @property
-    def balances(self) -> tuple[Balance, ...]:
-        return _balances(self._holds, self._clock.monotonic_ns(), self._clock.wall_s())
+    def balances(self, *units: Unit) -> tuple[Balance, ...]:
+        now_ns, now_s = self._clock.monotonic_ns(), self._clock.wall_s()
+        balances = []
+        for charge, account in self._holds:
+            if not units or charge.limit.unit in units:
+                balances.append(account.balance(charge, now_ns, now_s))
+        return tuple(balances)
 
     async def settle(self, used: Mapping[Unit, int]) -> tuple[Balance, ...]:
         if self._settled is None:
@@ -65,7 +69,7 @@ class MemoryReservation:
             for charge, account in self._holds:
                 spent = used.get(charge.limit.unit, charge.amount)
                 account.settle(charge.amount, spent if spent > 0 else 0, now_ns)
-            self._settled = _balances(self._holds, now_ns, now_s)
+            self._settled = tuple([a.balance(c, now_ns, now_s) for c, a in self._holds if type(a) is Tally])
             self._report(self._settled)
         return self._settled
 
@@ -77,7 +81,8 @@ class MemoryReservation:
 class MemoryStore:
     """A StateStore and an Outbox that last as long as the process.
 
-    report: told the balances of each call that has settled, once. What it raises reaches whoever settles; nothing is held by then.
+    report: told where the quotas of each call stand that has settled, once. What it raises reaches whoever settles; nothing is held
+    by then.
     """
 
     def __init__(self, clock: Clock, *, report: Report = lambda balances: None) -> None:
@@ -113,7 +118,7 @@ class MemoryStore:
                 account.settle(charge.amount, 0, now_ns)
             return max((_denial(*one, now_ns, now_s) for one in over if one[0].enforced), key=_longest)
         shadowed = tuple([_denial(*one, now_ns, now_s) for one in over]) if over else ()
-        return MemoryReservation(self._clock, holds=holds, shadowed=shadowed, report=self._report)
+        return MemoryReservation(self._clock, holds, shadowed, self._report)
 
     def peek(self, charge: Charge) -> Balance:
         now_ns, now_s = self._clock.monotonic_ns(), self._clock.wall_s()
@@ -206,10 +211,6 @@ class MemoryStore:
                 self._ledgers.pop(key, None)
             else:
                 self._round.append(key)
-
-
-def _balances(holds: Sequence[Hold], now_ns: int, now_s: float) -> tuple[Balance, ...]:
-    return tuple([account.balance(charge, now_ns, now_s) for charge, account in holds])
 
 
 def _denial(charge: Charge, account: Account, wait_s: float | None, now_ns: int, now_s: float) -> Denial:

@@ -132,14 +132,16 @@ class SqliteStore:
         return f"<SqliteStore {self._directory} {state}: {len(self._unwritten)} balances unwritten, {failed}; {self._memory!r}>"
 
     def _note(self, balances: Sequence[Balance]) -> None:
-        """Settled balances, to be written with the next group. Errors: StateUnavailable after close: they would be lost."""
+        """Settled balances of quotas, to be written with the next group. Errors: StateUnavailable after close: they would be lost."""
+        noted = self._unwritten
         for balance in balances:
-            if balance.window is not None and balance.spent:
-                limit = balance.charge.limit
-                key = (limit.policy, limit.clause, balance.charge.subject, limit.unit.value, *balance.window)
-                self._unwritten[key] = balance.spent
+            window, spent = balance.window, balance.spent
+            if spent and window is not None:
+                charge = balance.charge
+                limit = charge.limit
+                noted[limit.policy, limit.clause, charge.subject, limit.unit, window] = spent
                 self._check_open()
-        if self._unwritten:
+        if noted and self._timer is None:
             self._write_in(self._group_s)
 
     def _check_open(self) -> None:

@@ -4,6 +4,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from policies.budget import Budget
 from proxy.policy.contract import Balance, Charge, Quota, Unit
@@ -62,6 +64,14 @@ def test_every_threshold_that_is_reached_is_noticed(spent_usd: str, thresholds: 
     spent = int(whole) * USD + int(part.ljust(9, "0"))
     clause = budget()
     assert [notice.threshold for notice in clause.settled(balance(clause, spent=spent))] == thresholds
+
+
+@given(st.lists(st.integers(1, 200), max_size=4).map(tuple), st.integers(1, 10**13), st.integers(0, 3 * 10**13))
+def test_a_threshold_is_noticed_from_the_very_nanodollar_that_reaches_it(alarm_at: tuple[int, ...], usd: int, spent: int) -> None:
+    clause = budget(usd=usd, alarm_at=alarm_at, when_spent="reject")
+    for amount in (spent, *(-(-usd * percent // 100) - early for percent in alarm_at for early in (0, 1))):
+        reached = [percent for percent in alarm_at if amount * 100 >= usd * percent]
+        assert [notice.threshold for notice in clause.settled(balance(clause, spent=amount))] == reached
 
 
 def test_what_is_only_held_raises_no_alarm() -> None:

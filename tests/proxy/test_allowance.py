@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from fractions import Fraction
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -106,6 +107,14 @@ def test_a_reset_never_tells_a_client_to_come_back_too_early(seconds: float) -> 
 )
 def test_dollars_are_exact_and_short(nanousd: int, text: str) -> None:
     assert usd(nanousd) == text
+
+
+@PATIENT
+@given(st.integers(0, 10**20))
+def test_dollars_lose_and_add_nothing(nanousd: int) -> None:
+    text = usd(nanousd)
+    assert Fraction(text) * 10**9 == nanousd
+    assert "." not in text or text[-1] not in "0."
 
 
 # ---- headers ----

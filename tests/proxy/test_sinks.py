@@ -4,7 +4,6 @@ import base64
 import hmac
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import replace
 from datetime import datetime
 from hashlib import sha256
 from typing import Any
@@ -41,7 +40,7 @@ NOTICE = Notice(
 
 
 def page(**changes: object) -> Page:
-    return Page.of(replace(NOTICE, **changes), crossed_s=NOW_S - 60)
+    return Page.of(NOTICE._replace(**changes), crossed_s=NOW_S - 60)
 
 
 def sink(kind: Kind, *, url: str = "https://sink.test/in") -> Sink:

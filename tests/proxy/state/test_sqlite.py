@@ -136,7 +136,7 @@ async def test_a_restart_in_another_unit_does_not_take_tokens_for_money(director
     await spend(store, money(1000), 700)
     await store.close()
     store = await SqliteStore.open(directory, clock)
-    in_tokens = money(1000)._replace(limit=replace(money(0).limit, unit=Unit.TOKENS))
+    in_tokens = replace(money(1000), limit=replace(money(0).limit, unit=Unit.TOKENS))
     await spend(store, in_tokens, 1000)
     assert store.peek(in_tokens).spent == 1000
     await store.close()

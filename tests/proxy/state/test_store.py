@@ -1,6 +1,7 @@
 """What every store promises. Each test runs over each of them."""
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -27,21 +28,27 @@ async def refuse(store: StateStore, *charges: Charge) -> Denial:
 
 
 async def spend(store: StateStore, charge: Charge, used: int) -> Balance:
-    (balance,) = await (await hold(store, charge)).settle({charge.limit.unit: used})
+    (balance,) = await settle(await hold(store, charge), {charge.limit.unit: used})
     return balance
+
+
+async def settle(held: Reservation, used: Mapping[Unit, int]) -> tuple[Balance, ...]:
+    """Where every counter of a call stands when it has settled."""
+    await held.settle(used)
+    return held.balances()
 
 
 async def test_what_is_held_is_shown_apart_from_what_is_spent(store: StateStore) -> None:
     await spend(store, money(100), 100)
     held = await hold(store, money(300))
-    (balance,) = held.balances
+    (balance,) = held.balances()
     assert (balance.spent, balance.held, balance.remaining) == (100, 300, 600)
     assert balance == store.peek(money(300))
 
 
 async def test_a_settlement_replaces_the_hold_by_what_was_used(store: StateStore) -> None:
     held = await hold(store, requests(), tokens(500), slot(), money(300))
-    balances = await held.settle({Unit.REQUESTS: 1, Unit.TOKENS: 120, Unit.NANOUSD: 70, Unit.SLOTS: 0})
+    balances = await settle(held, {Unit.REQUESTS: 1, Unit.TOKENS: 120, Unit.NANOUSD: 70, Unit.SLOTS: 0})
     assert [balance.remaining for balance in balances] == [9, 880, 4, 930]
     assert [balance.held for balance in balances] == [0, 0, 0, 0]
     assert balances[3].spent == 70
@@ -50,8 +57,41 @@ async def test_a_settlement_replaces_the_hold_by_what_was_used(store: StateStore
 async def test_balances_come_in_the_order_of_the_charges(store: StateStore) -> None:
     charges = (money(3), slot(), tokens(5), requests())
     held = await hold(store, *charges)
-    assert tuple(balance.charge for balance in held.balances) == charges
-    assert tuple(balance.charge for balance in await held.settle({})) == charges
+    assert tuple(balance.charge for balance in held.balances()) == charges
+    assert tuple(balance.charge for balance in await settle(held, {})) == charges
+
+
+async def test_charges_are_left_as_they_came(store: StateStore) -> None:
+    """Calls share them."""
+    charges = (money(300), slot(), tokens(500, enforced=False), requests())
+    copies = tuple(replace(charge) for charge in charges)
+    await (await hold(store, *charges)).settle({Unit.TOKENS: 5000, Unit.NANOUSD: 5000})
+    await refuse(store, *charges)
+    assert charges == copies
+
+
+async def test_balances_can_be_asked_for_by_unit(store: StateStore) -> None:
+    charges = (money(3), slot(), tokens(5), requests())
+    held = await hold(store, *charges)
+    assert tuple(balance.charge for balance in held.balances(Unit.REQUESTS, Unit.TOKENS)) == charges[2:]
+    await held.settle({})
+    assert held.balances(Unit.SLOTS) == (store.peek(slot()),)
+
+
+async def test_a_settlement_says_where_its_quotas_stand_and_nothing_else(store: StateStore) -> None:
+    other = money(20, subject="key=web")
+    held = await hold(store, money(300), slot(), requests(), other)
+    assert await held.settle({Unit.NANOUSD: 70}) == (held.balances()[0], held.balances()[3])
+    assert [(balance.spent, balance.held) for balance in held.balances(Unit.NANOUSD)] == [(70, 0), (70, 0)]
+
+
+async def test_balances_of_a_settled_call_are_those_of_now(store: StateStore) -> None:
+    held = await hold(store, requests(), money(300))
+    await held.settle({})
+    await spend(store, requests(2), 2)
+    await hold(store, money(100))
+    requested, spent = held.balances()
+    assert (requested.remaining, spent.spent, spent.held) == (7, 300, 100)
 
 
 async def test_a_reservation_settles_once(store: StateStore) -> None:
@@ -63,12 +103,12 @@ async def test_a_reservation_settles_once(store: StateStore) -> None:
 
 
 async def test_a_unit_that_is_not_named_keeps_what_was_held_and_slots_are_given_back(store: StateStore) -> None:
-    requested, tokened, slotted, spent = await (await hold(store, requests(2), tokens(500), slot(), money(300))).settle({})
+    requested, tokened, slotted, spent = await settle(await hold(store, requests(2), tokens(500), slot(), money(300)), {})
     assert (requested.remaining, tokened.remaining, slotted.remaining, spent.spent) == (8, 500, 4, 300)
 
 
 async def test_slots_are_given_back_whatever_was_used(store: StateStore) -> None:
-    (balance,) = await (await hold(store, slot())).settle({Unit.SLOTS: 3})
+    (balance,) = await settle(await hold(store, slot()), {Unit.SLOTS: 3})
     assert (balance.held, balance.remaining) == (0, 4)
 
 
@@ -121,7 +161,7 @@ async def test_two_charges_of_one_counter_fit_only_together(store: StateStore) -
     await refuse(store, money(600), money(600))
     assert store.peek(money(0)).held == 0
     held = await hold(store, money(400), money(400))
-    assert [balance.held for balance in held.balances] == [800, 800]
+    assert [balance.held for balance in held.balances()] == [800, 800]
 
 
 @pytest.mark.parametrize("limited", [slot(most=1), requests(rate=Rate(1, 60, 1)), money(1, quota=Quota(1, "day", "UTC"))])
@@ -158,7 +198,7 @@ async def test_coming_back_as_told_succeeds_and_a_moment_earlier_does_not(
     store: StateStore, clock: FakeClock, charge: Charge
 ) -> None:
     clock.advance(0.123456789)
-    whole = charge._replace(amount=charge.limit.amount)
+    whole = replace(charge, amount=charge.limit.amount)
     await spend(store, whole, whole.amount)
     wait_s = (await refuse(store, charge)).retry_after_s
     assert wait_s is not None
@@ -186,7 +226,7 @@ async def test_a_shadowed_limit_is_counted_beyond_its_end_and_says_what_it_would
     (denial,) = held.shadowed
     assert (denial.charge, denial.retry_after_s) == (money(10, enforced=False), 1.0)
     assert (denial.balance.held, denial.balance.remaining) == (1010, 0)
-    (balance, _) = await held.settle({Unit.NANOUSD: 9})
+    (balance, _) = await settle(held, {Unit.NANOUSD: 9})
     assert (balance.spent, balance.held) == (9, 1000)
 
 
@@ -210,12 +250,12 @@ async def test_spend_is_forgotten_when_the_window_turns(store: StateStore, clock
 
 async def test_a_call_over_midnight_is_spent_on_the_day_that_held_it(store: StateStore, clock: FakeClock) -> None:
     held = await hold(store, money(800))
-    yesterday = held.balances[0].window
+    yesterday = held.balances()[0].window
     clock.advance(17 * HOUR)
     today = await hold(store, money(1000))
     (balance,) = await held.settle({Unit.NANOUSD: 700})
     assert (balance.window, balance.spent, balance.held, balance.reset_s) == (yesterday, 700, 0, 0)
-    assert store.peek(money(0)) == today.balances[0]._replace(charge=money(0))
+    assert store.peek(money(0)) == replace(today.balances()[0], charge=money(0))
 
 
 async def test_a_clock_that_is_set_over_midnight_and_back_finds_both_days_as_they_were(store: StateStore, clock: FakeClock) -> None:
@@ -240,8 +280,8 @@ async def test_subjects_and_policies_are_counted_apart(store: StateStore) -> Non
     ada = money(1000, subject="user=ada")
     await hold(store, ada)
     await hold(store, money(1000, subject="user=bob"))
-    await hold(store, ada._replace(limit=replace(ada.limit, policy="batch")))
-    await hold(store, ada._replace(limit=replace(ada.limit, clause="other")))
+    await hold(store, replace(ada, limit=replace(ada.limit, policy="batch")))
+    await hold(store, replace(ada, limit=replace(ada.limit, clause="other")))
     await refuse(store, ada)
 
 
@@ -272,7 +312,7 @@ async def test_a_call_that_runs_over_a_reload_settles_on_the_limit_that_is_new(s
     held = await hold(store, money(800), tokens(900), slot(4))
     more, faster = Quota(2500, "day", "UTC"), Rate(amount=4000, per_s=60, burst=4000)
     await hold(store, money(1, quota=more), tokens(1, rate=faster), slot(most=5))
-    spent, used, _ = await held.settle({Unit.NANOUSD: 100, Unit.TOKENS: 100})
+    spent, used, _ = await settle(held, {Unit.NANOUSD: 100, Unit.TOKENS: 100})
     assert (spent.spent, spent.held, spent.remaining) == (100, 1, 899)
     assert (used.held, used.remaining) == (1, 899)
     assert store.peek(money(0, quota=more)).remaining == 2399
@@ -305,7 +345,7 @@ async def test_quotas_in_use_are_listed_without_touching_them(store: StateStore,
     assert list(store.quotas()) == []
     await spend(store, money(100, subject="key=web"), 70)
     held = await hold(store, money(200, subject="key=app"))
-    window = held.balances[0].window
+    window = held.balances()[0].window
     limit = money(0).limit
     assert list(store.quotas()) == [(limit, "key=web", 70, 0, window), (limit, "key=app", 0, 200, window)]
     assert len(list(store.quotas(most=1))) == 1
