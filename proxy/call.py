@@ -242,6 +242,11 @@ class Call:
         caps = self.surface.caps
         return caps[-1] if _is_openais(self.model or "") else caps[0]
 
+    @property
+    def clamped(self) -> str | None:
+        """Every clamp, as in the header and in the log; None when nothing was clamped."""
+        return _clamped(tuple(self.clamps.values())) if self.clamps else None
+
     def rename_model(self, model: str) -> None:
         """Send `model` upstream instead of the one asked."""
         added = None if self.asked_caps or not self.surface.caps else self.added_cap
@@ -261,6 +266,11 @@ class Call:
 @lru_cache(maxsize=256)
 def _is_openais(model: str) -> bool:
     return _OPENAI_MODEL.match(model) is not None
+
+
+@lru_cache(maxsize=256)
+def _clamped(clamps: tuple[Clamp, ...]) -> str:
+    return ", ".join(map(str, clamps))
 
 
 class Outcome(NamedTuple):

@@ -169,7 +169,7 @@ def response_lines(trip: Trip) -> list[str]:
         *allowance_lines(_told(trip)),
     ]
     if trip.call.clamps:
-        lines.append(f"tollhouse-clamped: {', '.join(map(str, trip.call.clamps.values()))}")
+        lines.append(f"tollhouse-clamped: {trip.call.clamped}")
     if trip.settled and trip.usage_source is not None:
         lines.append(f"tollhouse-tokens: input={trip.usage.input_tokens}, output={trip.usage.output_tokens}")
         lines.append(f"tollhouse-cost-usd: {usd(trip.cost_nanousd)}")

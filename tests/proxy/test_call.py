@@ -247,3 +247,12 @@ def test_the_shorter_of_each_deadline_holds(lower: Callable[[Timeouts, Timeouts]
 def test_nothing_is_shorter_than_unbounded() -> None:
     assert Timeouts().within(UNBOUNDED) == UNBOUNDED.within(Timeouts()) == Timeouts()
     assert UNBOUNDED.strictest({"idle": 5.0}).idle == 5.0
+
+
+def test_clamps_read_as_one_line() -> None:
+    made = call("chat", b'{"model":"gemma-3","max_tokens":9000,"max_completion_tokens":8000}')
+    assert made.clamped is None
+    made.limit_output(1024)
+    assert made.clamped == "max_tokens=9000->1024, max_completion_tokens=8000->1024"
+    made.limit_output(10)
+    assert made.clamped == "max_tokens=9000->10, max_completion_tokens=8000->10"
