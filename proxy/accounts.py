@@ -5,15 +5,28 @@ what it costs between calls. The rule a reader could break: whoever shows metric
 """
 
 import asyncio
+from typing import Any, NamedTuple
 
+from proxy.call import Kind
 from proxy.errors import UpstreamError
 from proxy.policy.contract import Balance
 from proxy.telemetry.faults import report
-from proxy.telemetry.logs import Log
-from proxy.telemetry.metrics import Metrics
+from proxy.telemetry.logs import CallLine, Log
+from proxy.telemetry.metrics import Metrics, Series
 from proxy.trip import Trip
 
 _GATHER_S = 0.01
+# Models and an upstream's error codes are part of a kind, so neither how many are remembered nor how long they are is up to whoever
+# sends them. One kind takes about 2 KiB.
+MOST_KINDS = 1024
+MOST_NAME_CHARS = 512
+
+
+class _Told(NamedTuple):
+    """What is remembered of a kind of call. line: None where none is written."""
+
+    line: CallLine | None
+    series: Series
 
 
 class Accounts:
@@ -24,6 +37,8 @@ class Accounts:
         self._metrics = metrics
         self._loop = loop
         self._ended: list[Trip] = []
+        self._kinds: dict[tuple[Any, ...], _Told] = {}
+        metrics.when_labels_change(self._kinds.clear)
 
     def finished(self, trip: Trip) -> None:
         if not self._ended:
@@ -33,33 +48,38 @@ class Accounts:
     def tell(self) -> None:
         """Tell of every call that has ended by now."""
         ended, self._ended = self._ended, []
+        lines: list[bytes] = []
         settled: dict[tuple[str, str], Balance] = {}  # by policy and subject, the latest of each
         for trip in ended:
             try:
-                self._tell(trip)
+                self._tell(trip, lines)
             except Exception as error:  # a last line of defence: the call is over and settled, and the next one must be told of
                 self.fault(error, trip.call.id)
             for balance in trip.balances:
                 if balance.window is not None:
                     settled[balance.charge.limit.policy, balance.charge.subject] = balance
+        self._log.write(lines)
         for balance in settled.values():
             self._metrics.budget_settled(balance)
 
-    def _tell(self, trip: Trip) -> None:
-        call, outcome, metrics = trip.call, trip.outcome(), self._metrics
-        self._log.call_finished(
-            call,
-            outcome,
-            policy_version=trip.set.version,
-            price_version=trip.set.prices.version if call.price is not None else None,
-            trace_id=trip.trace.trace_id,
-            settle_ms=trip.settle_ms,
-        )
-        metrics.call_finished(call, outcome, settle_ms=trip.settle_ms)
-        if trip.meter is not None and trip.meter.nonsense:
-            metrics.usage_mismatch.inc()
-        if isinstance(trip.error, UpstreamError):
+    def _tell(self, trip: Trip, lines: list[bytes]) -> None:
+        kind = trip.kind()
+        told = self._kinds.get(kind) or self._meet(Kind(*kind))
+        if told.line is not None:
+            lines.append(self._log.call_finished(told.line, trip))
+        self._metrics.call_finished(told.series, trip)
+        if trip.error is not None and isinstance(trip.error, UpstreamError):
             self._upstream_failed(trip, trip.error)
+
+    def _meet(self, kind: Kind) -> _Told:
+        """A kind of call that is not remembered. It is from here on, if its names are not too long."""
+        told = _Told(self._log.call_line(kind), self._metrics.series(kind))
+        outside = (kind.model_asked, kind.model, kind.model_served, kind.error)
+        if sum(len(name) for name in outside if name) <= MOST_NAME_CHARS:
+            if len(self._kinds) >= MOST_KINDS:
+                self._kinds.clear()
+            self._kinds[kind] = told
+        return told
 
     def would_refuse(self, policy: str, clause: str) -> None:
         self._metrics.refusals.child(policy, clause, "shadow").inc()

@@ -273,24 +273,30 @@ def _clamped(clamps: tuple[Clamp, ...]) -> str:
     return ", ".join(map(str, clamps))
 
 
-class Outcome(NamedTuple):
-    """How a call ended, once. Times are milliseconds since the head was read; None = that stage was never reached.
+class Kind(NamedTuple):
+    """What an ended call has in common with others: who asked for what, and how it ended.
 
-    status: what the client saw, 0 when nothing was sent. error: the code, None for a completed call.
-    refused_by: (policy, clause). usage_source: None when the upstream was never asked to do anything.
+    It decides every label of its metrics and most of its log line, so what is said of calls is remembered by it. The rule a reader
+    could break: nothing in it belongs to one call, user or path, or what is remembered would never be met again.
+
+    key: "" until it is known. surface: its name. model: the one sent upstream. status: what the client saw, 0 when nothing was sent.
+    error: the code, None for a completed call. refused_by: (policy, clause). usage_source: None when the upstream was never asked to
+    do anything. usage_nonsense: its usage block made no sense. price_version: None where nothing is paid for.
     """
 
-    ending: Ending
-    status: int
-    usage: Usage
-    usage_source: UsageSource | None
-    cost_nanousd: int
+    key: str
+    surface: str
+    model_asked: str | None
+    model: str | None
     model_served: str | None
     upstream: str | None
+    stream: bool
+    status: int
+    ending: Ending
     error: str | None
     refused_by: tuple[str, str] | None
-    admit_ms: float | None
-    first_byte_ms: float | None
-    first_token_ms: float | None
-    total_ms: float
-    upstream_request_id: str | None = None
+    clamps: tuple[Clamp, ...]
+    usage_source: UsageSource | None
+    usage_nonsense: bool
+    price_version: str | None
+    policy_version: str

@@ -72,7 +72,7 @@ class Settlement:
         used = {TOKENS: usage.total_tokens, NANOUSD: trip.cost_nanousd}
         began_ns = trip.now_ns()
         balances = trip.balances = await trip.reservation.settle(used)
-        trip.settle_ms = (trip.now_ns() - began_ns) / 1e6
+        trip.settle_ns = trip.now_ns() - began_ns
         for balance in balances:
             if notices := plan.notices(balance):
                 self._notify(notices)

@@ -1,11 +1,11 @@
-"""One call's way through the pipeline: what is known of it so far, and the Outcome that it becomes."""
+"""One call's way through the pipeline: what is known of it so far, and what kind of call it became."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
-from proxy.call import Call, Ending, Outcome, Usage, UsageSource
+from proxy.call import Call, Ending, Usage, UsageSource
 from proxy.entry import Entry
 from proxy.errors import ProxyError
 from proxy.policy.contract import Balance
@@ -41,7 +41,7 @@ class Observer(Protocol):
     """Who is told how calls went."""
 
     def finished(self, trip: "Trip") -> None:
-        """The call is settled and over; its `outcome()` is final. Once a call."""
+        """The call is settled and over; what it knows is final. Once a call."""
 
     def would_refuse(self, policy: str, clause: str) -> None:
         """A shadowed policy would have said no."""
@@ -52,7 +52,7 @@ class Observer(Protocol):
 
 @dataclass(eq=False)  # without slots: what is as at the start is the class's, and costs a call nothing
 class Trip:
-    """Filled by the steps of the pipeline, read once by `outcome`. Times are monotonic nanoseconds, None = not reached.
+    """Filled by the steps of the pipeline, told of once it has ended. Times are monotonic nanoseconds, None = not reached.
 
     set: the policies this call began with and ends with. sent: an upstream may have been given the call; answered: its head came.
     counting: a settlement that waits for the tokenizer and outlives a client that left.
@@ -77,7 +77,7 @@ class Trip:
     usage: Usage = field(default=_NOTHING, init=False)
     usage_source: UsageSource | None = field(default=None, init=False)
     cost_nanousd: int = field(default=0, init=False)
-    settle_ms: float | None = field(default=None, init=False)
+    settle_ns: int | None = field(default=None, init=False)
     status: int = field(default=0, init=False)
     ending: Ending = field(default="completed", init=False)
     error: ProxyError | None = field(default=None, init=False)
@@ -108,24 +108,26 @@ class Trip:
         host = config.base_url.partition("://")[2].partition("/")[0]
         return tuple(s for s in (config.api_key, config.base_url, host, host.rpartition(":")[0]) if s)
 
-    def outcome(self) -> Outcome:
-        """How it ended, once and for all. For when `ended_ns` is known."""
-        error, began_ns = self.error, self.started_ns
-        return Outcome(
-            self.ending,
-            self.status,
-            self.usage,
-            self.usage_source,
-            self.cost_nanousd,
-            self.meter.model if self.meter is not None else None,
+    def kind(self) -> tuple[Any, ...]:
+        """The fields of its Kind, in their order: a bare tuple, which is made in a quarter of the time and found by just as well."""
+        call, error, meter, set = self.call, self.error, self.meter, self.set
+        return (
+            call.principal.key,
+            call.surface.name,
+            call.model_asked,
+            call.model,
+            meter.model if meter is not None else None,
             self.upstream,
+            call.stream,
+            self.status,
+            self.ending,
             error.code if error is not None else None,
             (error.policy, error.clause or "") if error is not None and error.policy else None,
-            None if self.admitted_ns is None else (self.admitted_ns - began_ns) / 1e6,
-            None if self.first_byte_ns is None else (self.first_byte_ns - began_ns) / 1e6,
-            None if self.first_token_ns is None else (self.first_token_ns - began_ns) / 1e6,
-            (self.ended_ns - began_ns) / 1e6,
-            self.upstream_request_id,
+            tuple(call.clamps.values()) if call.clamps else (),
+            self.usage_source,
+            meter is not None and meter.nonsense,
+            set.prices.version if call.price is not None else None,
+            set.version,
         )
 
     def server_timing(self) -> str:

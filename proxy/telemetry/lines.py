@@ -33,6 +33,11 @@ def cut(value: Any) -> Any:
     return _shorten(value, MOST_STRING_BYTES, _MOST_ITEMS)
 
 
+def cut_each(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record with every string and list cut."""
+    return {name: cut(value) if isinstance(value, str | list) else value for name, value in record.items()}
+
+
 def render_json(record: Mapping[str, Any]) -> bytes:
     """One JSON object and a line feed. Strings that are not UTF-8 are repaired; a number beyond 64 bits is null, not known."""
     try:
@@ -40,6 +45,8 @@ def render_json(record: Mapping[str, Any]) -> bytes:
     except orjson.JSONEncodeError:
         record = {name: _repair(value) for name, value in record.items()}
         line = orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+    if len(line) <= MOST_LINE_BYTES and line.isascii():  # as nearly all
+        return line
     line = _tame(line)
     for most_bytes, most_items in _SHORTER:
         if len(line) <= MOST_LINE_BYTES:
@@ -50,6 +57,25 @@ def render_json(record: Mapping[str, Any]) -> bytes:
         return line
     head = {name: _shorten(record[name], *_SHORTER[0]) for name in _HEAD if name in record}
     return _tame(orjson.dumps(head, option=orjson.OPT_APPEND_NEWLINE))
+
+
+def render_rest(fields: Mapping[str, Any]) -> bytes:
+    """The end of a line of JSON: a comma, these fields, the brace and the line feed. At any length."""
+    sound = {name: _repair(value) for name, value in fields.items()}
+    return b"," + _tame(orjson.dumps(sound, option=orjson.OPT_APPEND_NEWLINE))[1:]
+
+
+def join_json(ts: str, opening: bytes, own: Mapping[str, Any], rest: bytes) -> bytes | None:
+    """What `render_json` makes of a record that is rendered already but for `ts` and `own`; None where that is the only way to it.
+
+    opening: what stands between the time and the fields of `own`, which has some. rest: what follows them, as of `render_rest`.
+    """
+    try:
+        fields = orjson.dumps(own)
+    except orjson.JSONEncodeError:
+        return None
+    line = b"".join((b'{"ts":"', ts.encode(), opening, fields[1:-1], rest))
+    return line if len(line) <= MOST_LINE_BYTES and fields.isascii() else None
 
 
 def _tame(line: bytes) -> bytes:

@@ -5,14 +5,15 @@ A model is shown by name only if the policy file or the price table knows it, a 
 public code. And a sum over all values of a label must mean something, so token classes do not overlap.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from proxy.call import NOBODY, Call, Outcome, Principal, Usage
+from proxy.call import Kind, Usage
 from proxy.clock import Clock
 from proxy.errors import CODES
 from proxy.policy.contract import Balance, Unit
+from proxy.telemetry.ended import Ended
 from proxy.telemetry.exposition import AnyFamily, render
 from proxy.telemetry.instruments import OTHER, Counter, Declaration, Family, Gauge, Histogram
 
@@ -20,6 +21,7 @@ from proxy.telemetry.instruments import OTHER, Counter, Declaration, Family, Gau
 _CALL_BUCKETS = tuple(0.01 * 2**n for n in range(17))  # 0.01 … 655.36 s
 # Our own share is a fraction of a millisecond and the upstream's is minutes: factors of four keep both in sight.
 _STAGE_BUCKETS = tuple(0.00016 * 4**n for n in range(12))  # 0.16 ms … 671 s
+_NS = 1_000_000_000
 _LAG_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
 STAGES = ("admit", "first_byte", "stream", "settle")
@@ -38,7 +40,12 @@ DECLARED: Mapping[str, Declaration] = {
     "tollhouse_errors_total": Declaration("counter", "Calls that ended in an error, by public error code.", ("code",), most=60),
     "tollhouse_inflight_calls": Declaration("gauge", "Calls that are running."),
     "tollhouse_call_seconds": Declaration(
-        "histogram", "Time of an admitted call, from its head to the last byte of its answer.", ("surface",), _CALL_BUCKETS, most=12
+        "histogram",
+        "Time of an admitted call, from its head to the last byte of its answer.",
+        ("surface",),
+        _CALL_BUCKETS,
+        most=12,
+        scale=_NS,
     ),
     "tollhouse_stage_seconds": Declaration(
         "histogram",
@@ -46,9 +53,15 @@ DECLARED: Mapping[str, Declaration] = {
         ("stage",),
         _STAGE_BUCKETS,
         most=8,
+        scale=_NS,
     ),
     "tollhouse_first_token_seconds": Declaration(
-        "histogram", "Time from the head of a call to the first output of its answer.", ("model",), _CALL_BUCKETS, most=40
+        "histogram",
+        "Time from the head of a call to the first output of its answer.",
+        ("model",),
+        _CALL_BUCKETS,
+        most=40,
+        scale=_NS,
     ),
     "tollhouse_tokens_total": Declaration(
         "counter", "Tokens used. Classes do not overlap: their sum is what was used.", ("model", "class", "source"), most=600
@@ -82,40 +95,35 @@ DECLARED: Mapping[str, Declaration] = {
 _PAGE_KINDS = ("log", "webhook", "slack", "pagerduty", "alertmanager")
 _PAGE_RESULTS = ("delivered", "failed", "given_up")
 _GLOB = frozenset("*?[")
-_MOST_BOUND = 4096
-_NO_PARTS = Usage()[2:]
 _STATUS_CLASSES = {0: NONE, 1: "1xx", 2: "2xx", 3: "3xx", 4: "4xx", 5: "5xx"}
 _UPSTREAM_ENDINGS = frozenset(("upstream_error", "upstream_broken", "timed_out"))
 
 
-class _Classes:
-    """The token counters of one model and source, each made when it first counts."""
-
-    __slots__ = ("_counters", "_family", "_model", "_source")
+class _Tokens(dict[str, Counter]):
+    """The token counters of one model and source by class, each made when it first counts."""
 
     def __init__(self, family: Family[Counter], model: str, source: str) -> None:
+        super().__init__()
         self._family, self._model, self._source = family, model, source
-        self._counters: dict[str, Counter] = {}
 
-    def add(self, name: str, count: int) -> None:
-        if not count:
-            return
-        counter = self._counters.get(name)
-        if counter is None:
-            counter = self._counters[name] = self._family.child(self._model, name, self._source)
-        counter.value += count
+    def __missing__(self, name: str) -> Counter:
+        counter = self[name] = self._family.child(self._model, name, self._source)
+        return counter
 
 
 @dataclass(slots=True, eq=False)
-class _Series:
-    """What calls of one surface, model and key count on. model, key: the labels. calls: by ending and hundreds of the status."""
+class Series:
+    """What calls of one kind count on. each: what goes up by one with each of them.
+
+    tokens: None where nothing is used; seconds: None where time does not count; first_token: made when there is one.
+    """
 
     model: str
-    key: str
+    each: tuple[Counter, ...]
     cost: Counter
-    seconds: Histogram
-    calls: dict[tuple[str, int], Counter] = field(default_factory=dict)
-    tokens: dict[str, _Classes] = field(default_factory=dict)
+    tokens: _Tokens | None
+    seconds: Histogram | None
+    first_token: Histogram | None = None
 
 
 class Metrics:
@@ -132,7 +140,7 @@ class Metrics:
         self._model_globs: tuple[str, ...] = ()
         self._keys: frozenset[str] = frozenset()
         self._budget_ends: dict[str, int] = {}
-        self._series: dict[tuple[str, str | None, str], _Series] = {}
+        self._when_labels_change: list[Callable[[], object]] = []
 
         self.build_info = self._gauge("tollhouse_build_info")
         self.calls = self._counter("tollhouse_calls_total")
@@ -172,32 +180,52 @@ class Metrics:
     def __repr__(self) -> str:
         return f"<Metrics {len(self._families)} families inflight={self.inflight_calls.value}>"
 
-    def call_finished(self, call: Call, outcome: Outcome, *, settle_ms: float | None = None) -> None:
-        """Count one call: how it ended, how long it took, what it used and cost. settle_ms: time the settlement took."""
-        about = (call.surface.name, call.model, call.principal.key)
-        series = self._series.get(about) or self._bind(about, call.principal)
-        status = outcome.status // 100
-        ended = series.calls.get((outcome.ending, status))
-        if ended is None:
-            ended = series.calls[outcome.ending, status] = self.calls.child(
-                about[0], series.model, series.key, outcome.ending, _STATUS_CLASSES.get(status, OTHER)
-            )
-        ended.value += 1
-        self._time(series, outcome, settle_ms)
-        if outcome.usage_source is not None:
-            self.usage_source.child(outcome.usage_source).inc()
-            self._used(series, outcome.usage, outcome.usage_source)
-            series.cost.value += outcome.cost_nanousd
-        if outcome.refused_by is not None:
-            self.refusals.child(*outcome.refused_by, "enforce").inc()
-        elif call.clamps:
-            for field in call.clamps:
-                self.clamps.child(field).inc()
-        if outcome.error is not None:
-            code = outcome.error if outcome.error in CODES else OTHER  # an upstream words its own
-            self.errors.child(code).inc()
-            if outcome.ending in _UPSTREAM_ENDINGS and outcome.upstream is not None:
-                self.upstream_errors.child(outcome.upstream, code).inc()
+    def series(self, kind: Kind) -> Series:
+        """What calls of this kind count on, for `call_finished`. To be kept until labels change (`when_labels_change`)."""
+        model, key, source = self._model_label(kind.model), self._key_label(kind.key), kind.usage_source
+        seconds = self.call_seconds.child(kind.surface)
+        return Series(
+            model=model,
+            each=tuple(self._each(kind, model, key)),
+            cost=self.cost_nanousd.child(model, key),
+            tokens=_Tokens(self.tokens, model, source) if source is not None else None,
+            # A refusal takes no time, and many would hide how slow the answers are.
+            seconds=seconds if kind.ending != "refused" else None,
+        )
+
+    def call_finished(self, series: Series, ended: Ended) -> None:
+        """Count one call: how it ended, how long it took, what it used and cost."""
+        for counter in series.each:
+            counter.value += 1
+        tokens = series.tokens
+        if tokens is not None:
+            series.cost.value += ended.cost_nanousd
+            usage = ended.usage
+            input_tokens, output_tokens, cached, written, audio_input, audio_output, reasoning = usage
+            if cached or written or audio_input or audio_output or reasoning:
+                for name, count in disjoint(usage):
+                    if count:
+                        tokens[name].value += count
+            else:
+                if input_tokens:
+                    tokens["input"].value += input_tokens
+                if output_tokens:
+                    tokens["output"].value += output_tokens
+        admit, first_byte, stream, settle = self._stages
+        began_ns, admitted_ns, first_byte_ns, ended_ns = ended.started_ns, ended.admitted_ns, ended.first_byte_ns, ended.ended_ns
+        if admitted_ns is not None:
+            admit.observe(admitted_ns - began_ns)
+            if first_byte_ns is not None:
+                first_byte.observe(first_byte_ns - admitted_ns)
+                stream.observe(ended_ns - first_byte_ns)
+        if ended.first_token_ns is not None:
+            if series.first_token is None:
+                series.first_token = self.first_token_seconds.child(series.model)
+            series.first_token.observe(ended.first_token_ns - began_ns)
+        if ended.settle_ns is not None:
+            settle.observe(ended.settle_ns)
+        if series.seconds is not None:
+            series.seconds.observe(ended_ns - began_ns)
 
     def budget_settled(self, balance: Balance) -> None:
         """Show where a budget stands. A balance that is not one of money in a window is passed over."""
@@ -227,7 +255,8 @@ class Metrics:
         self._models = names.difference(self._model_globs)
         self._keys = frozenset(keys)
         self._budget_ends.clear()
-        self._series.clear()
+        for forget in self._when_labels_change:
+            forget()
         self.budget_spent_ratio.clear()
         for policy, clause, mode in clauses:
             self.refusals.child(policy, clause, mode)
@@ -240,6 +269,10 @@ class Metrics:
     def policy_rejected(self) -> None:
         """Count a load that changed nothing."""
         self.policy_loads.child("rejected").inc()
+
+    def when_labels_change(self, forget: Callable[[], object]) -> None:
+        """Call `forget` when a policy file with other names is activated: every Series made before counts under the old ones."""
+        self._when_labels_change.append(forget)
 
     def before_render(self, collect: Callable[[], None]) -> None:
         """Call `collect` before every scrape, to read what is kept elsewhere."""
@@ -256,46 +289,28 @@ class Metrics:
             collect()
         return await render(self._families)
 
-    def _bind(self, about: tuple[str, str | None, str], principal: Principal) -> "_Series":
-        """The children of calls of one surface, model and key, looked up once. Names come from clients, so there is a bound."""
-        surface, asked, _ = about
-        model, key = self._model_label(asked), self._key_label(principal)
-        series = _Series(model=model, key=key, cost=self.cost_nanousd.child(model, key), seconds=self.call_seconds.child(surface))
-        if len(self._series) >= _MOST_BOUND:
-            self._series.clear()
-        self._series[about] = series
-        return series
-
-    def _used(self, series: "_Series", usage: Usage, source: str) -> None:
-        classes = series.tokens.get(source)
-        if classes is None:
-            classes = series.tokens[source] = _Classes(self.tokens, series.model, source)
-        if usage[2:] == _NO_PARTS:  # neither cached nor reasoned, as most
-            classes.add("input", usage.input_tokens)
-            classes.add("output", usage.output_tokens)
+    def _each(self, kind: Kind, model: str, key: str) -> Iterator[Counter]:
+        status = _STATUS_CLASSES.get(kind.status // 100, OTHER)
+        yield self.calls.child(kind.surface, model, key, kind.ending, status)
+        if kind.usage_source is not None:
+            yield self.usage_source.child(kind.usage_source)
+        if kind.usage_nonsense:
+            yield self.usage_mismatch
+        if kind.refused_by is not None:
+            yield self.refusals.child(*kind.refused_by, "enforce")
         else:
-            for name, count in disjoint(usage):
-                classes.add(name, count)
+            for clamp in kind.clamps:
+                yield self.clamps.child(clamp.field)
+        if kind.error is not None:
+            code = kind.error if kind.error in CODES else OTHER  # an upstream words its own
+            yield self.errors.child(code)
+            if kind.ending in _UPSTREAM_ENDINGS and kind.upstream is not None:
+                yield self.upstream_errors.child(kind.upstream, code)
 
-    def _time(self, series: "_Series", outcome: Outcome, settle_ms: float | None) -> None:
-        admit, first_byte, stream, settle = self._stages
-        admit_ms, first_byte_ms, total_ms = outcome.admit_ms, outcome.first_byte_ms, outcome.total_ms
-        if admit_ms is not None:
-            admit.observe(admit_ms / 1000)
-            if first_byte_ms is not None:
-                first_byte.observe((first_byte_ms - admit_ms) / 1000)
-                stream.observe((total_ms - first_byte_ms) / 1000)
-        if outcome.first_token_ms is not None:
-            self.first_token_seconds.child(series.model).observe(outcome.first_token_ms / 1000)
-        if settle_ms is not None:
-            settle.observe(settle_ms / 1000)
-        if outcome.ending != "refused":  # a refusal takes no time, and many would hide how slow the answers are
-            series.seconds.observe(total_ms / 1000)
-
-    def _key_label(self, principal: Principal) -> str:
-        if principal.key in self._keys:
-            return principal.key
-        return NONE if principal is NOBODY else OTHER
+    def _key_label(self, key: str) -> str:
+        if key in self._keys:
+            return key
+        return OTHER if key else NONE
 
     def _model_label(self, model: str | None) -> str:
         if model is None:

@@ -1,3 +1,5 @@
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -103,4 +105,20 @@ def test_other_is_an_ordinary_value_until_the_family_is_full() -> None:
         'calls_total{model="other"} 9',
         'calls_total{model="0"} 1',
         'calls_total{model="1"} 1',
+    ]
+
+
+def test_a_histogram_that_is_never_shown_keeps_few_observations_and_loses_none() -> None:
+    histogram = Histogram("seconds", Declaration("histogram", "Help.", buckets=(0.1, 1.0), scale=1000), "")
+    for n in range(10_000):
+        histogram.observe(n % 2000)
+    assert sys.getsizeof(histogram._waiting) < 4096
+    assert histogram.count == 10_000
+    assert histogram.sum == sum(n % 2000 for n in range(10_000)) / 1000
+    assert histogram.lines() == [
+        'seconds_bucket{le="0.1"} 505',
+        'seconds_bucket{le="1.0"} 5005',
+        'seconds_bucket{le="+Inf"} 10000',
+        "seconds_count 10000",
+        "seconds_sum 9995.0",
     ]

@@ -3,48 +3,24 @@ import os
 import pty
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from proxy.call import Call, Clamp, Outcome, Principal, Surface, Usage
+from proxy.call import Call, Clamp, Kind, Principal, Usage
 from proxy.errors import ProxyError
+from proxy.telemetry.lines import MOST_LINE_BYTES, cut, render_json
 from proxy.telemetry.logs import EVENTS, FIELDS, Log
 from tests.clock import FakeClock
+from tests.ended import ENDED, KIND, REFUSED, REFUSED_KIND, START_NS, EndedCall
 
 NOON_S = 1_800_014_400.25
 
-CALL = Call(
-    id="req_1",
-    method="POST",
-    path="/v1/chat/completions",
-    surface=Surface(name="chat", path="/v1/chat/completions"),
-    principal=Principal(key="web", user="ada"),
-    body=b'{"messages": [{"content": "the prompt"}]}',
-    model_asked="gpt-4",
-    model="gpt-4.1",
-    stream=True,
-    clamps={"max_tokens": Clamp("max_tokens", 8000, 1024), "max_completion_tokens": Clamp("max_completion_tokens", None, 1024)},
-)
-OUTCOME = Outcome(
-    ending="completed",
-    status=200,
-    usage=Usage(input_tokens=312, output_tokens=45, cached_tokens=100),
-    usage_source="reported",
-    cost_nanousd=1_234_567,
-    model_served="gpt-4.1-2025",
-    upstream="openai",
-    error=None,
-    refused_by=None,
-    admit_ms=0.2,
-    first_byte_ms=310.5,
-    first_token_ms=350.0,
-    total_ms=812.0,
-    upstream_request_id="up_9",
-)
+CLAMPS = (Clamp("max_tokens", 8000, 1024), Clamp("max_completion_tokens", None, 1024))
 
 
 class Written:
@@ -132,9 +108,56 @@ def test_events_below_the_level_are_not_written(written: Callable[..., Written])
     assert [line["level"] for line in out.lines()] == ["warning", "error"]
 
 
+def tell(out: Written, kind: Kind = KIND, call: EndedCall = ENDED) -> None:
+    line = out.log.call_line(kind)
+    if line is not None:
+        out.log.write([out.log.call_finished(line, call)])
+
+
+def told(kind: Kind, call: EndedCall) -> dict[str, Any]:
+    """What the line of a call says, field by field."""
+
+    def ms(at_ns: int | None) -> float | None:
+        return None if at_ns is None else (at_ns - call.started_ns) / 1e6
+
+    return {
+        "ts": "2027-01-15T12:00:00.250Z",
+        "level": "info",
+        "event": "call.finished",
+        "request_id": call.call.id,
+        "key": kind.key or None,
+        "user": call.call.principal.user or None,
+        "surface": kind.surface,
+        "path": call.call.path or None,
+        "model_asked": kind.model_asked,
+        "model_served": kind.model_served,
+        "upstream": kind.upstream,
+        "status": kind.status,
+        "outcome": kind.ending,
+        "error": kind.error,
+        "stream": kind.stream,
+        "input_tokens": call.usage.input_tokens,
+        "cached_tokens": call.usage.cached_tokens,
+        "output_tokens": call.usage.output_tokens,
+        "usage_source": kind.usage_source,
+        "cost_nanousd": call.cost_nanousd,
+        "price_version": kind.price_version,
+        "policy_version": kind.policy_version,
+        "refused_by": ".".join(kind.refused_by) if kind.refused_by else None,
+        "clamped": ", ".join(map(str, kind.clamps)) or None,
+        "admit_ms": ms(call.admitted_ns),
+        "first_byte_ms": ms(call.first_byte_ns),
+        "first_token_ms": ms(call.first_token_ns),
+        "total_ms": ms(call.ended_ns),
+        "settle_ms": call.settle_ns / 1e6 if call.settle_ns is not None else None,
+        "upstream_request_id": call.upstream_request_id,
+        "trace_id": call.trace.trace_id,
+    }
+
+
 def test_the_line_of_a_call_says_who_asked_what_how_it_ended_and_what_it_cost(written: Callable[..., Written]) -> None:
     out = written()
-    out.log.call_finished(CALL, OUTCOME, policy_version="v7", price_version="2026-11", trace_id="ab" * 16, settle_ms=0.3)
+    tell(out, KIND._replace(clamps=CLAMPS))
     (line,) = out.lines()
     assert line == {
         "ts": "2027-01-15T12:00:00.250Z",
@@ -161,53 +184,128 @@ def test_the_line_of_a_call_says_who_asked_what_how_it_ended_and_what_it_cost(wr
         "policy_version": "v7",
         "refused_by": None,
         "clamped": "max_tokens=8000->1024, max_completion_tokens=none->1024",
-        "admit_ms": 0.2,
-        "first_byte_ms": 310.5,
+        "admit_ms": 0.5,
+        "first_byte_ms": 300.5,
         "first_token_ms": 350.0,
-        "total_ms": 812.0,
-        "settle_ms": 0.3,
+        "total_ms": 1300.5,
+        "settle_ms": 2.0,
         "upstream_request_id": "up_9",
         "trace_id": "ab" * 16,
     }
-
-
-def refused(error: str, **changes: Any) -> Outcome:
-    values = {name: getattr(OUTCOME, name) for name in Outcome._fields}
-    return Outcome(**{**values, "ending": "refused", "error": error, "status": 429, **changes})
+    assert list(line)[:4] == ["ts", "level", "event", "request_id"]
+    assert set(line) - {"ts", "level", "event"} <= set(FIELDS)
 
 
 def test_the_line_of_a_refused_call_names_policy_and_clause(written: Callable[..., Written]) -> None:
     out = written()
-    outcome = refused("rate_limit_exceeded", refused_by=("everyone", "rate_limit"))
-    out.log.call_finished(CALL, outcome, policy_version="v7", price_version=None, trace_id=None)
+    tell(out, REFUSED_KIND, REFUSED)
     (line,) = out.lines()
     assert (line["outcome"], line["error"], line["refused_by"]) == ("refused", "rate_limit_exceeded", "everyone.rate_limit")
+    assert (line["admit_ms"], line["first_byte_ms"], line["settle_ms"]) == (None, None, None)
 
 
 def test_a_request_that_named_nothing_yet_has_nulls_and_no_empty_words(written: Callable[..., Written]) -> None:
     out = written()
-    outcome = refused("invalid_api_key", status=401)
-    out.log.call_finished(Call(id="req_2", method="POST"), outcome, policy_version="v7", price_version=None, trace_id=None)
+    kind = REFUSED_KIND._replace(key="", error="invalid_api_key", status=401, refused_by=None)
+    tell(out, kind, replace(REFUSED, call=Call(id="req_2", method="POST")))
     (line,) = out.lines()
     assert (line["key"], line["user"], line["path"], line["clamped"], line["refused_by"]) == (None,) * 5
 
 
 @pytest.mark.parametrize(
-    ("outcome", "level"),
+    ("kind", "level"),
     [
-        (OUTCOME, "info"),
-        (refused("budget_exceeded"), "info"),
-        (refused("upstream_timeout", ending="timed_out"), "warning"),
-        (refused("upstream_broken", ending="upstream_broken"), "warning"),
-        (refused("internal_error"), "error"),
+        (KIND, "info"),
+        (REFUSED_KIND, "info"),
+        (REFUSED_KIND._replace(ending="timed_out", error="upstream_timeout"), "warning"),
+        (REFUSED_KIND._replace(ending="upstream_broken", error="upstream_broken"), "warning"),
+        (REFUSED_KIND._replace(error="internal_error"), "error"),
     ],
 )
 def test_a_call_that_the_upstream_failed_is_a_warning_and_one_that_we_failed_an_error(
-    written: Callable[..., Written], outcome: Outcome, level: str
+    written: Callable[..., Written], kind: Kind, level: str
 ) -> None:
     out = written()
-    out.log.call_finished(CALL, outcome, policy_version="v7", price_version=None, trace_id=None)
+    tell(out, kind)
     assert out.lines()[0]["level"] == level
+
+
+def test_a_call_below_the_level_has_no_line(written: Callable[..., Written]) -> None:
+    assert written(level="warning").log.call_line(KIND) is None
+
+
+TEXT = st.text(alphabet=st.characters(exclude_categories=()), max_size=300) | st.sampled_from(
+    ("", "ada", "a,b", "100%", 'quo"te\\', "Zoë", "\x9b2J", "\u2028", "\udcff", "x" * 5000, "é" * 200, "\x00" * 256)
+)
+NS = st.integers(min_value=START_NS, max_value=START_NS + 10**13)
+CALLS = st.builds(
+    EndedCall,
+    call=st.builds(
+        Call,
+        id=st.from_regex(r"[A-Za-z0-9._:/+=@-]{1,128}\Z"),
+        method=st.just("POST"),
+        path=TEXT,
+        principal=st.builds(Principal, key=st.just("web"), user=TEXT),
+    ),
+    trace=st.just(ENDED.trace),
+    upstream_request_id=st.none() | st.from_regex(r"[A-Za-z0-9._:/+=@-]{1,128}\Z"),
+    usage=st.builds(Usage, *[st.integers(min_value=0, max_value=2**70)] * 7),
+    cost_nanousd=st.integers(min_value=0, max_value=2**70),
+    started_ns=st.just(START_NS),
+    admitted_ns=st.none() | NS,
+    first_byte_ns=st.none() | NS,
+    first_token_ns=st.none() | NS,
+    ended_ns=NS,
+    settle_ns=st.none() | NS,
+)
+KINDS = st.builds(
+    Kind,
+    key=st.sampled_from(("", "web")),
+    surface=st.just("chat"),
+    model_asked=st.none() | TEXT,
+    model=st.none() | TEXT,
+    model_served=st.none() | TEXT,
+    upstream=st.none() | st.just("openai"),
+    stream=st.booleans(),
+    status=st.integers(min_value=0, max_value=599),
+    ending=st.sampled_from(("completed", "refused", "client_gone")),
+    error=st.none() | TEXT,
+    refused_by=st.none() | st.just(("everyone", "budget")),
+    clamps=st.sampled_from(((), CLAMPS)),
+    usage_source=st.sampled_from((None, "reported", "counted", "estimated")),
+    usage_nonsense=st.booleans(),
+    price_version=st.none() | st.just("2026-11"),
+    policy_version=st.just("v7"),
+)
+
+
+@given(kind=KINDS, call=CALLS)
+@example(kind=KIND._replace(model_asked="\x00" * 300, model_served="\x00" * 300, error="\x00" * 300), call=ENDED)
+def test_whoever_called_and_however_it_ended_the_line_is_the_one_that_the_renderer_makes_of_its_fields(
+    kind: Kind, call: EndedCall
+) -> None:
+    with open(os.devnull, "wb") as nowhere:
+        log = Log(nowhere.fileno(), clock=FakeClock(wall_s=NOON_S), gather_s=0)
+        common = log.call_line(kind)
+        assert common is not None
+        line = log.call_finished(common, call)
+        log.close(within_s=20)
+    fields = told(kind, call)
+    rendered = render_json({name: cut(value) if isinstance(value, str) else value for name, value in fields.items()})
+    assert len(line) <= MOST_LINE_BYTES
+    assert line.endswith(b"}\n")
+    assert len(line.decode().splitlines()) == 1
+    assert json.loads(line) == json.loads(rendered)
+
+
+def test_on_a_console_a_call_is_a_line_for_people(tmp_path: Path) -> None:
+    out = Written(tmp_path / "log", format="console")
+    tell(out)
+    out.log.close(within_s=20)
+    assert out.path.read_text().startswith(
+        "12:00:00.250 info    call.finished      status=200 outcome=completed surface=chat model=gpt-4 "
+    )
+    out._file.close()
 
 
 VALUES = {

@@ -1,6 +1,5 @@
 import random
 import re
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,44 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from proxy.call import Call, Clamp, Outcome, Price, Principal, Surface, Usage
+from proxy.call import Clamp, Kind, Price, Usage
 from proxy.policy.contract import Balance, Charge, Limit, Quota, Rate, Unit
 from proxy.telemetry.metrics import DECLARED, MODES, MOST_LINES, STAGES, TOKEN_CLASSES, USAGE_SOURCES, Metrics, disjoint
 from tests.clock import FakeClock
-
-CHAT = Surface(name="chat", path="/v1/chat/completions")
-CALL = Call(
-    id="req_1", method="POST", surface=CHAT, principal=Principal(key="web", user="ada"), model_asked="gpt-4", model="gpt-4.1"
-)
-OUTCOME = Outcome(
-    ending="completed",
-    status=200,
-    usage=Usage(input_tokens=312, output_tokens=45, cached_tokens=100),
-    usage_source="reported",
-    cost_nanousd=1_234_567,
-    model_served="gpt-4.1-2025",
-    upstream="openai",
-    error=None,
-    refused_by=None,
-    admit_ms=0.5,
-    first_byte_ms=300.5,
-    first_token_ms=350.0,
-    total_ms=1300.5,
-)
-REFUSED = OUTCOME._replace(
-    ending="refused",
-    status=429,
-    usage=Usage(),
-    usage_source=None,
-    cost_nanousd=0,
-    upstream=None,
-    error="rate_limit_exceeded",
-    refused_by=("everyone", "rate_limit"),
-    admit_ms=None,
-    first_byte_ms=None,
-    first_token_ms=None,
-    total_ms=0.4,
-)
+from tests.ended import ENDED, KIND, REFUSED, REFUSED_KIND, EndedCall, ended
 
 Scrape = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -76,34 +42,54 @@ def at(name: str, **labels: str) -> tuple[str, frozenset[tuple[str, str]]]:
     return f"tollhouse_{name}", frozenset((k.rstrip("_"), v) for k, v in labels.items())
 
 
+def count(made: Metrics, kind: Kind = KIND, call: EndedCall = ENDED) -> None:
+    made.call_finished(made.series(kind), call)
+
+
+CLAMPED = KIND._replace(clamps=(Clamp("max_tokens", 8000, 1024),))
+
+
 async def test_a_call_shows_how_it_ended_how_long_it_took_and_what_it_cost() -> None:
     made = metrics()
-    made.call_finished(CALL, OUTCOME, settle_ms=2)
-    made.call_finished(CALL, OUTCOME)
+    series = made.series(KIND)
+    made.call_finished(series, ENDED)
+    made.call_finished(series, ended(settle_ns=None))
     found = await scrape(made)
     assert found[at("calls_total", surface="chat", model="gpt-4.1", key="web", ending="completed", status="2xx")] == 2
     assert found[at("call_seconds_count", surface="chat")] == 2
     assert found[at("call_seconds_sum", surface="chat")] == pytest.approx(2.601)
+    assert found[at("call_seconds_bucket", surface="chat", le="1.28")] == 0
+    assert found[at("call_seconds_bucket", surface="chat", le="2.56")] == 2
     assert found[at("first_token_seconds_sum", model="gpt-4.1")] == pytest.approx(0.7)
     assert found[at("tokens_total", model="gpt-4.1", class_="input", source="reported")] == 424
     assert found[at("tokens_total", model="gpt-4.1", class_="cached", source="reported")] == 200
     assert found[at("tokens_total", model="gpt-4.1", class_="output", source="reported")] == 90
     assert found[at("cost_usd_total", model="gpt-4.1", key="web")] == 0.002469134
     assert found[at("usage_source_total", source="reported")] == 2
+    assert found[at("usage_mismatch_total")] == 0
 
 
 @pytest.mark.parametrize(("stage", "seconds"), [("admit", 0.0005), ("first_byte", 0.3), ("stream", 1.0), ("settle", 0.002)])
 async def test_the_stages_of_a_call_add_up_to_its_way(stage: str, seconds: float) -> None:
     made = metrics()
-    made.call_finished(CALL, OUTCOME, settle_ms=2)
+    count(made)
     found = await scrape(made)
     assert found[at("stage_seconds_count", stage=stage)] == 1
     assert found[at("stage_seconds_sum", stage=stage)] == pytest.approx(seconds)
 
 
+async def test_a_class_of_tokens_that_was_not_used_is_not_shown() -> None:
+    made = metrics()
+    count(made, call=ended(usage=Usage(input_tokens=7)))
+    found = await scrape(made)
+    assert {dict(labels)["class"]: value for (name, labels), value in found.items() if name == "tollhouse_tokens_total"} == {
+        "input": 7
+    }
+
+
 async def test_a_refusal_names_policy_and_clause_and_does_not_count_as_a_fast_answer() -> None:
     made = metrics()
-    made.call_finished(replace_clamps(CALL), REFUSED)
+    count(made, REFUSED_KIND._replace(clamps=CLAMPED.clamps), REFUSED)
     made.refusals.child("batch", "budget", "shadow").inc()
     found = await scrape(made)
     assert found[at("calls_total", surface="chat", model="gpt-4.1", key="web", ending="refused", status="4xx")] == 1
@@ -115,27 +101,29 @@ async def test_a_refusal_names_policy_and_clause_and_does_not_count_as_a_fast_an
     assert not any(name == "tollhouse_tokens_total" for name, _ in found)
 
 
-def replace_clamps(call: Call) -> Call:
-    return replace(call, clamps={"max_tokens": Clamp("max_tokens", 8000, 1024)})
-
-
 async def test_a_clamp_is_counted_by_its_field() -> None:
     made = metrics()
-    made.call_finished(replace_clamps(CALL), OUTCOME)
+    count(made, CLAMPED)
     assert (await scrape(made))[at("clamps_total", field="max_tokens")] == 1
 
 
+async def test_a_usage_block_that_made_no_sense_is_counted() -> None:
+    made = metrics()
+    count(made, KIND._replace(usage_nonsense=True))
+    assert (await scrape(made))[at("usage_mismatch_total")] == 1
+
+
 @pytest.mark.parametrize(
-    ("outcome", "code"),
+    ("changes", "code"),
     [
-        (OUTCOME._replace(ending="upstream_broken", error="upstream_broken", status=502), "upstream_broken"),
-        (OUTCOME._replace(ending="timed_out", error="upstream_timeout", status=504), "upstream_timeout"),
-        (OUTCOME._replace(ending="upstream_error", error="a word of the upstream's own", status=404), "other"),
+        ({"ending": "upstream_broken", "error": "upstream_broken", "status": 502}, "upstream_broken"),
+        ({"ending": "timed_out", "error": "upstream_timeout", "status": 504}, "upstream_timeout"),
+        ({"ending": "upstream_error", "error": "a word of the upstream's own", "status": 404}, "other"),
     ],
 )
-async def test_what_an_upstream_failed_is_counted_by_public_codes_only(outcome: Outcome, code: str) -> None:
+async def test_what_an_upstream_failed_is_counted_by_public_codes_only(changes: dict[str, Any], code: str) -> None:
     made = metrics()
-    made.call_finished(CALL, outcome)
+    count(made, KIND._replace(**changes))
     found = await scrape(made)
     assert found[at("upstream_errors_total", upstream="openai", code=code)] == 1
     assert found[at("errors_total", code=code)] == 1
@@ -147,14 +135,14 @@ async def test_what_an_upstream_failed_is_counted_by_public_codes_only(outcome: 
 )
 async def test_a_model_is_shown_by_name_only_if_the_policy_file_knows_it(model: str | None, label: str) -> None:
     made = metrics()
-    made.call_finished(replace(CALL, model=model), OUTCOME)
+    count(made, KIND._replace(model=model))
     assert at("calls_total", surface="chat", model=label, key="web", ending="completed", status="2xx") in await scrape(made)
 
 
 async def test_a_key_is_shown_by_its_declared_id_only() -> None:
     made = metrics()
-    made.call_finished(replace(CALL, principal=Principal(key="removed", user="ada")), OUTCOME)
-    made.call_finished(Call(id="req_2", method="POST"), REFUSED._replace(error="invalid_api_key", refused_by=None, status=401))
+    count(made, KIND._replace(key="removed"))
+    count(made, REFUSED_KIND._replace(key="", surface="unrouted", model=None, error="invalid_api_key", refused_by=None, status=401))
     found = await scrape(made)
     assert at("calls_total", surface="chat", model="gpt-4.1", key="other", ending="completed", status="2xx") in found
     assert at("calls_total", surface="unrouted", model="none", key="none", ending="refused", status="4xx") in found
@@ -165,8 +153,18 @@ async def test_a_key_is_shown_by_its_declared_id_only() -> None:
 )
 async def test_a_status_is_shown_by_its_class(status: int, shown: str) -> None:
     made = metrics()
-    made.call_finished(CALL, OUTCOME._replace(status=status))
+    count(made, KIND._replace(status=status))
     assert at("calls_total", surface="chat", model="gpt-4.1", key="web", ending="completed", status=shown) in await scrape(made)
+
+
+async def test_whoever_keeps_series_is_told_when_labels_change() -> None:
+    made = metrics()
+    told: list[str] = []
+    made.when_labels_change(lambda: told.append("forget"))
+    made.policy_rejected()
+    assert told == []
+    made.policy_activated(version="v2", models=(), keys=(), clauses=())
+    assert told == ["forget"]
 
 
 def budget(*, spent: int, end: int = 2000, policy: str = "everyone") -> Balance:
@@ -261,9 +259,9 @@ async def test_a_flood_of_names_from_clients_upstreams_and_policy_files_stays_bo
     chance = random.Random(7)
     for _ in range(20_000):
         n = chance.randrange(4000)
-        call = replace(CALL, model=f"m{n}", principal=Principal(key=f"k{n}", user=f"u{n}"), surface=replace(CHAT, name=f"s{n}"))
-        made.call_finished(call, OUTCOME._replace(upstream=f"up{n}", error=f"e{n}", ending="upstream_error"))
-        made.call_finished(call, REFUSED._replace(refused_by=(f"p{n}", "budget")))
+        kind = KIND._replace(model=f"m{n}", key=f"k{n}", surface=f"s{n}", upstream=f"up{n}", error=f"e{n}", ending="upstream_error")
+        count(made, kind)
+        count(made, REFUSED_KIND._replace(model=f"m{n}", key=f"k{n}", surface=f"s{n}", refused_by=(f"p{n}", "budget")), REFUSED)
         made.budget_settled(budget(spent=n, policy=f"p{n}"))
     found = await scrape(made)
     assert len(found) < MOST_LINES

@@ -129,3 +129,29 @@ def test_more_bytes_than_a_pipe_holds_arrive_whole(pipe: tuple[int, int]) -> Non
     os.close(write_fd)
     reader.join()
     assert reader.data == b"".join(lines)
+
+
+def test_lines_put_together_are_counted_one_by_one(pipe: tuple[int, int]) -> None:
+    read_fd, write_fd = pipe
+    stuffing = fill(write_fd)
+    writer = LineWriter(write_fd, most_lines=512, gather_s=0, tell=told)
+    lines = [b"%d\n" % n for n in range(2000)]
+    writer.put_together([])
+    writer.put_together(lines[:512])  # as many as the thread writes together: it takes no more before it is rid of them
+    while "waiting=0/" not in repr(writer):
+        pass
+    writer.put_together(lines[512:1000])
+    writer.put(lines[1000])
+    assert "waiting=489/512 dropped=0" in repr(writer)
+    writer.put_together(lines[1001:1030])
+    assert "waiting=512/512 dropped=6" in repr(writer)
+    writer.put_together(lines[1030:1032])
+    writer.put(lines[1032])
+    assert writer.dropped == 9
+    reader = Reader(read_fd)
+    writer.close(within_s=20)
+    writer.put_together(lines[1033:1035])
+    os.close(write_fd)
+    reader.join()
+    assert reader.data[stuffing:].splitlines(keepends=True) == [*lines[:512], b"lost 9\n", *lines[512:1024]]
+    assert "waiting=0/512 dropped=11" in repr(writer)
