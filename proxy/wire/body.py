@@ -15,13 +15,41 @@ from proxy.call import Call, Surface
 from proxy.errors import InvalidCall
 
 MOST_CAP = 2**31 - 1
-_Rule = Callable[[Surface, str, Any], None]  # the surface, and a field that is there and not null
-_SPACE = re.compile(r"[ \t\n\r]*")
+_LARGE = 8 << 10  # bytes; a smaller body is sooner written again than looked at around its large value
+_SHORT = 4 << 10  # bytes; a longer body is sooner walked through than searched for each name
+_NEAR = 512  # bytes at either end of a body in which its plain fields are looked for
+_FEW = 1 << 10  # bytes for each item of a list that is sooner looked at item by item than written again
+_Rule = Callable[[str, Any], None]  # a field that is there and not null
 _JSON = json.JSONDecoder()
+_BETWEEN = re.compile(r"[ \t\n\r,:]*")
+
+
+def _row(*tokens: bytes) -> bytes:
+    """A pattern: these tokens with any space between them."""
+    return rb"[ \t\n\r]*".join(tokens)
+
+
+def _rows(item: bytes) -> bytes:
+    return b"(?:" + item + b"(?:" + _row(b"", b",", item) + b")*)?"
+
+
+# The fields at either end of a body that are plain: words, or lists or objects of words, with nothing escaped.
+_STRING = rb'"[^"\\]{0,256}"'
+_WORD = rb"(?:" + _STRING + rb"|[-+.0-9A-Za-z]{1,64})"
+_PLAIN = b"|".join((_WORD, _row(rb"\[", _rows(_WORD), rb"\]"), _row(rb"\{", _rows(_row(_STRING, b":", _WORD)), rb"\}")))
+_FIELD = _row(_STRING, b":", b"(?:" + _PLAIN + b")")
+# Up to the value of the first field that is not plain; and behind a text, or a list that ends with one, to the end.
+_BEFORE = re.compile(_row(b"", rb"\{", b"(?:" + _row(_FIELD, b",", b"") + b")*(" + _STRING + b")", b":", b""))
+_BEHIND = re.compile(
+    rb'"(?:' + _row(b"", rb"\}?", rb"\]") + b")?((?:" + _row(b"", b",", _FIELD) + b")*" + _row(b"", rb"\}", rb"\Z)")
+)
 
 
 def parse(body: bytes) -> dict[str, Any]:
     """The JSON object in `body`. Errors: InvalidCall when it is no JSON object, nested too deeply, or doubles a field at its top."""
+    fields = _parse_around(body) if len(body) >= _LARGE else None
+    if fields is not None:
+        return fields
     try:
         fields = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -30,66 +58,110 @@ def parse(body: bytes) -> dict[str, Any]:
         raise InvalidCall("invalid_json", "The body is not valid JSON in UTF-8.") from error
     if type(fields) is not dict:
         raise InvalidCall("invalid_json", "The body must be a JSON object.")
-    try:
-        # Serialisers write compact JSON, so most bodies come out of orjson as they went in: then no key can have stood twice.
-        # It also recurses less deeply than reading does (254 levels), which makes it the bound on depth.
-        plain = orjson.dumps(fields) == body
-    except TypeError as error:
-        raise InvalidCall("nested_too_deeply", "The body is nested too deeply.") from error
-    if not plain:
-        _refuse_doubles(body)
+    _refuse_doubles(body, fields)
     return fields
 
 
-def _refuse_doubles(body: bytes) -> None:
+def _parse_around(body: bytes) -> dict[str, Any] | None:
+    """`parse` for a body of one large text or list of texts between plain fields; None for any other, and for one that is at fault.
+
+    The large value is read by itself, and the body with null in its place: each is JSON, so no field stands in what is not looked at.
+    """
+    before, behind = _BEFORE.match(body, 0, _NEAR), _BEHIND.search(body, len(body) - _NEAR)
+    if before is None or behind is None:
+        return None
+    start, end = before.end(), behind.start(1)
+    rest = b"".join((body[:start], b"null", body[end:]))
+    try:
+        fields: dict[str, Any] = orjson.loads(rest)
+        value = orjson.loads(memoryview(body)[start:end])
+    except orjson.JSONDecodeError:
+        return None
+    if not _shallow(value, (end - start) // _FEW):
+        _written([value])
+    _refuse_doubles(rest, fields)
+    fields[before[1][1:-1].decode()] = value
+    return fields
+
+
+def _shallow(value: Any, most: int) -> bool:
+    """Whether a value is clearly not deep: a text, or a list of at most so many texts and objects of texts."""
+    if type(value) is not list or len(value) > most:
+        return type(value) is str
+    for item in value:
+        if type(item) is dict:
+            if not {str}.issuperset(map(type, item.values())):
+                return False
+        elif type(item) is not str:
+            return False
+    return True
+
+
+def _written(fields: Any) -> bytes:
+    """Compact JSON. Writing recurses less deeply than reading does (254 levels), which makes it the bound on depth."""
+    try:
+        return orjson.dumps(fields)
+    except TypeError as error:
+        raise InvalidCall("nested_too_deeply", "The body is nested too deeply.") from error
+
+
+def _refuse_doubles(body: bytes, fields: Mapping[str, Any]) -> None:
     """Refuse a field that stands twice at the top, however its name is escaped: we and the upstream might read different ones.
 
     Most fields there decide cost, some of them only with certain servers, so it is not asked which. Deeper ones are not looked at.
     """
+    if _written(fields) == body or (len(body) <= _SHORT and _each_once(body, fields)):
+        return
     seen: set[str] = set()
-    for name, _, _ in _members(body.decode()):
+    for name, _, _ in _members(body):
         if name in seen:
             raise InvalidCall("duplicate_field", f"The field '{name}' stands twice in the body.", param=name)
         seen.add(name)
 
 
-def _members(text: str) -> Iterator[tuple[str, int, int]]:
+def _each_once(body: bytes, fields: Mapping[str, Any]) -> bool:
+    """Whether no name can stand twice, at the top or anywhere: without `\\u` there is but one way to write an identifier."""
+    return b"\\u" not in body and all(name.isidentifier() and body.count(b'"%b"' % name.encode()) == 1 for name in fields)
+
+
+def _members(body: bytes) -> Iterator[tuple[str, int, int]]:
     """Each field at the top of a JSON object that is known to be valid: its name, and where its value begins and ends."""
+    text = body.decode("latin-1")  # which has a character for each byte, and JSON's own are the same in it
     at = text.index("{") + 1
-    while text[at := _after_space(text, at)] != "}":
-        name, at = _JSON.raw_decode(text, at)
-        start = _after_space(text, _after_space(text, at) + 1)
-        _, end = _JSON.raw_decode(text, start)
-        yield name, start, end
-        at = _after_space(text, end)
-        if text[at] == ",":
-            at += 1
+    while text[at := _past(text, at)] != "}":
+        _, end = _JSON.raw_decode(text, at)
+        name = orjson.loads(body[at:end])
+        start = _past(text, end)
+        _, at = _JSON.raw_decode(text, start)
+        yield name, start, at
 
 
-def _after_space(text: str, at: int) -> int:
-    found = _SPACE.match(text, at)
-    assert found is not None, "no space at all is a match too"
+def _past(text: str, at: int) -> int:
+    """Where the next name, value or brace begins."""
+    found = _BETWEEN.match(text, at)
+    assert found is not None, "nothing at all is a match too"
     return found.end()
 
 
 def check(surface: Surface, fields: Mapping[str, Any]) -> None:
     """Refuse wrong types and absurd numbers in the fields that cost money. Errors: InvalidCall with `param`."""
-    for name in _REQUIRED.get(surface.name, ()):
-        if fields.get(name) is None:
-            raise InvalidCall("missing_field", f"The field '{name}' is missing.", param=name)
+    name = surface.name
+    for needed in _REQUIRED[name]:
+        if fields.get(needed) is None:
+            raise InvalidCall("missing_field", f"The field '{needed}' is missing.", param=needed)
+    rules = _RULES[name]
     for name, value in fields.items():
-        rule = _RULES.get(name)
-        if rule is not None and value is not None:
-            rule(surface, name, value)
+        if name in rules and value is not None:
+            rules[name](name, value)
 
 
-def _model(surface: Surface, name: str, value: Any) -> None:
+def _model(name: str, value: Any) -> None:
     if type(value) is not str or not 0 < len(value) <= 256 or not value.isprintable():
         raise InvalidCall("invalid_type", "The field 'model' must be a printable string of 1 to 256 characters.", param=name)
 
 
 def _within(least: int, most: int) -> _Rule:
-    def rule(surface: Surface, name: str, value: Any) -> None:
+    def rule(name: str, value: Any) -> None:
         if type(value) is not int:
             raise InvalidCall("invalid_type", f"The field '{name}' must be an integer.", param=name)
         if not least <= value <= most:
@@ -98,33 +170,31 @@ def _within(least: int, most: int) -> _Rule:
     return rule
 
 
-def _flag(surface: Surface, name: str, value: Any) -> None:
+def _flag(name: str, value: Any) -> None:
     if type(value) is not bool:
         raise InvalidCall("invalid_type", f"The field '{name}' must be true or false.", param=name)
 
 
-def _object(surface: Surface, name: str, value: Any) -> None:
+def _object(name: str, value: Any) -> None:
     if type(value) is not dict:
         raise InvalidCall("invalid_type", f"The field '{name}' must be an object.", param=name)
 
 
-def _input(*surfaces: str, types: tuple[type, ...] = (str, list)) -> _Rule:
-    """What a surface is asked with; on others a field of that name means nothing."""
+def _input(name: str, value: Any) -> None:
+    if type(value) is not str and type(value) is not list:
+        raise InvalidCall("invalid_type", f"The field '{name}' must be a string or a list.", param=name)
 
-    def rule(surface: Surface, name: str, value: Any) -> None:
-        if type(value) not in types and surface.name in surfaces:
-            words = " or ".join("a string" if t is str else "a list" for t in types)
-            raise InvalidCall("invalid_type", f"The field '{name}' must be {words}.", param=name)
 
-    return rule
+def _list(name: str, value: Any) -> None:
+    if type(value) is not list:
+        raise InvalidCall("invalid_type", f"The field '{name}' must be a list.", param=name)
 
 
 def _shadowing(instead: str) -> _Rule:
     """What llama.cpp's server reads before `max_tokens` and `n`, and others do not know: neither can be relied on, nor let pass."""
 
-    def rule(surface: Surface, name: str, value: Any) -> None:
-        if surface.has_output:
-            raise InvalidCall("invalid_value", f"The field '{name}' is not accepted here; send '{instead}'.", param=name)
+    def rule(name: str, value: Any) -> None:
+        raise InvalidCall("invalid_value", f"The field '{name}' is not accepted here; send '{instead}'.", param=name)
 
     return rule
 
@@ -132,13 +202,12 @@ def _shadowing(instead: str) -> _Rule:
 _REQUIRED: Mapping[str, tuple[str, ...]] = {
     "chat": ("model", "messages"),
     "completions": ("model",),
+    "responses": (),
     "embeddings": ("model", "input"),
     "moderations": ("input",),
 }
-_RULES: Mapping[str, _Rule] = {
+_ANYWHERE: Mapping[str, _Rule] = {
     "model": _model,
-    "n_predict": _shadowing("max_tokens"),
-    "n_cmpl": _shadowing("n"),
     "n": _within(1, 128),
     "best_of": _within(0, 20),
     "max_tokens": _within(0, MOST_CAP),
@@ -147,9 +216,15 @@ _RULES: Mapping[str, _Rule] = {
     "stream": _flag,
     "background": _flag,
     "stream_options": _object,
-    "messages": _input("chat", types=(list,)),
-    "prompt": _input("completions"),
-    "input": _input("responses", "embeddings", "moderations"),
+}
+_GENERATING: Mapping[str, _Rule] = {**_ANYWHERE, "n_predict": _shadowing("max_tokens"), "n_cmpl": _shadowing("n")}
+# What a surface is asked with is checked on that surface; on others a field of that name means nothing.
+_RULES: Mapping[str, Mapping[str, _Rule]] = {
+    "chat": {**_GENERATING, "messages": _list},
+    "completions": {**_GENERATING, "prompt": _input},
+    "responses": {**_GENERATING, "input": _input},
+    "embeddings": {**_ANYWHERE, "input": _input},
+    "moderations": {**_ANYWHERE, "input": _input},
 }
 
 
@@ -160,11 +235,12 @@ def shape(call: Call) -> None:
     surface = call.surface
     call.model_asked = call.model = fields.get("model")
     call.stream = bool(fields.get("stream")) and surface.streams
+    call.cap = surface.default_cap
     for name in surface.caps:
         cap = fields.get(name)
         if cap is not None:
             call.asked_caps[name] = cap
-    call.cap = call.asked_cap if call.asked_caps else surface.default_cap
+            call.cap = call.asked_cap
     for name in surface.fanout:
         choices = fields.get(name)
         if choices is not None and choices > call.choices:
@@ -189,31 +265,48 @@ def ask_for_usage(call: Call) -> None:
 
 def patched(call: Call) -> bytes:
     """The body to send: as received, but for the call's edits. Errors: none for a call that `check` has passed."""
+    body, fields = call.body, call.fields
     if not call.edits:
-        return call.body
-    assert call.fields is not None
-    replaced = {name: value for name, value in call.edits.items() if name in call.fields}
-    added = {name: value for name, value in call.edits.items() if name not in call.fields}
-    body = _replace(call.body, replaced) if replaced else call.body
-    return _insert(body, added, alone=not call.fields) if added else body
-
-
-def _insert(body: bytes, fields: Mapping[str, Any], *, alone: bool) -> bytes:
-    """Set top-level fields that are not there. alone: the object is empty."""
-    at = body.index(b"{") + 1
-    added = orjson.dumps(fields)[1:-1]
-    return b"".join((body[:at], added, b"" if alone else b",", body[at:]))
-
-
-def _replace(body: bytes, fields: Mapping[str, Any]) -> bytes:
-    """Set top-level fields that are there once each, whatever they hold."""
-    text = body.decode()
-    pieces: list[str] = []
-    left, at = len(fields), 0
-    for name, start, end in _members(text):
+        return body
+    assert fields is not None
+    added: dict[str, Any] = {}
+    replaced: list[tuple[int, int, Any]] = []  # no two begin at one place, so values are never compared
+    for name, value in call.edits.items():
         if name in fields:
-            pieces += (text[at:start], orjson.dumps(fields[name]).decode())
-            left, at = left - 1, end
-            if not left:
-                break
-    return "".join((*pieces, text[at:])).encode()
+            replaced.append((*_place(body, fields, name), value))
+        else:
+            added[name] = value
+    whole = memoryview(body) if len(body) >= _LARGE else body
+    pieces: list[bytes | memoryview] = []
+    at = 0
+    if added:
+        at = body.index(b"{") + 1
+        pieces += (whole[:at], orjson.dumps(added)[1:-1], b"," if fields else b"")
+    for start, end, value in sorted(replaced):
+        pieces += (whole[at:start], orjson.dumps(value))
+        at = end
+    pieces.append(whole[at:])
+    return b"".join(pieces)
+
+
+def _place(body: bytes, fields: Mapping[str, Any], name: str) -> tuple[int, int]:
+    """Where the value of a field at the top begins and ends. It is there, once.
+
+    Most bodies are compact, and then one end of it reads as we write the fields from there to this one. That is proof: read on from the
+    opening brace there is but one way to see it, and so there is back from the closing one, as a quote with an even number of
+    backslashes before it begins the string that ends at the next such quote.
+    """
+    names = [*fields]
+    at = names.index(name)
+    key, value = orjson.dumps(name), orjson.dumps(fields[name])
+    if body.find(key, 0, _NEAR) > 0:
+        text = orjson.dumps({name: fields[name] for name in names[: at + 1]})
+        end = len(text) - 1
+        if body.startswith(text[:-1]) and body[end] in b",}":
+            return end - len(value), end
+    text = orjson.dumps({name: fields[name] for name in names[at:]})
+    start = len(body) - len(text)
+    if body.endswith(text[1:]) and body[start] in b",{":
+        start += 1 + len(key) + 1
+        return start, start + len(value)
+    return next((start, end) for found, start, end in _members(body) if found == name)

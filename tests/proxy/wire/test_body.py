@@ -129,6 +129,7 @@ def test_a_field_that_stands_twice_is_refused_by_name(body: bytes, field: str) -
         b'{"messages":["messages","messages"],"x":{"messages":{"messages":[]}}}',
         b' \t\r\n{ "n" : 1 , "a" : [ "n" , "n" ] } \n',
         b'{"a":12345678901234567890123,"b":1.0,"c":1E5,"d":-0}',
+        b'{ "role":"role","a":{"role":1},"b":"\\\\u0062" }',
     ],
 )
 def test_look_alikes_of_a_field_that_stands_twice_are_not_refused(body: bytes) -> None:
@@ -314,6 +315,9 @@ def test_usage_is_asked_for_where_a_stream_would_not_tell(
         (b'{"a":{"n":2},"n":[{"n":3}],"b":"n"}', {"n": 1}, b'{"a":{"n":2},"n":1,"b":"n"}'),
         (b'{"\\u006e":5}', {"n": 1}, b'{"\\u006e":1}'),
         (b'{"a":"\\"n\\":5","n":5}', {"n": 1}, b'{"a":"\\"n\\":5","n":1}'),
+        (b'{"n":1.00,"model":"m"}', {"n": 1}, b'{"n":1,"model":"m"}'),
+        (b'{"n":1.00}', {"n": 1}, b'{"n":1}'),
+        (b'{"a":[[{"b":"\\""}]],"n":5,"c":{"n":[5]}}', {"n": 1}, b'{"a":[[{"b":"\\""}]],"n":1,"c":{"n":[5]}}'),
         (b'{"x":123456789012345678901234567890,"n":5,"y":1E5}', {"n": 1}, b'{"x":123456789012345678901234567890,"n":1,"y":1E5}'),
         (b'{"n":null,"m":"old","z":[ ]}', {"m": "é", "n": {"k": True}}, '{"n":{"k":true},"m":"é","z":[ ]}'.encode()),
         ('{"t":"日本 👋","n":5}'.encode(), {"n": 1}, '{"t":"日本 👋","n":1}'.encode()),
@@ -369,6 +373,121 @@ VALUES = st.recursive(
     max_leaves=6,
 )
 EDITS = st.dictionaries(st.sampled_from(FIELDS), st.sampled_from([7, "gpt-é", None, {"include_usage": True}, [1]]), max_size=4)
+
+
+# What makes a body large, so that it is read around this value: texts, and lists of texts, with all that could be taken for an end.
+WORDS = 'he said "n": 1}],"model":"x", and went. ' * 300
+LARGE = st.sampled_from(
+    [
+        b'"' + b"word " * 2000 + b'"',
+        json.dumps(WORDS).encode(),
+        json.dumps([{"role": "user", "content": WORDS}, {"role": "user", "content": '"}],"n":3}'}]).encode(),
+        json.dumps([{"role": "user", "content": WORDS, "n": 1}] * 2, separators=(",", ":")).encode(),
+        json.dumps([{"content": [{"type": "text", "text": "é日" * 2000}]}, {"content": "n"}], ensure_ascii=False).encode(),
+        json.dumps([{"content": "é日" * 2000}], indent=2).encode(),
+        json.dumps([WORDS, "model"]).encode(),
+        json.dumps({"n": 1, "content": [WORDS]}).encode(),
+        b'[1,"' + b"word " * 2000 + b'",{"model":[[],{}]}]',
+    ]
+)
+LARGE_BODIES = st.builds(
+    lambda members, large, at: [*members[:at], ("messages", 0, large), *members[at:]],
+    st.lists(st.tuples(NAMES, st.integers(0, 2), VALUES), max_size=5),
+    LARGE,
+    st.integers(0, 5),
+)
+
+
+def names_at_the_top(body: bytes) -> list[str]:
+    """The slow reference: the object that the standard library finishes last is the outermost."""
+    found: list[list[str]] = []
+    json.loads(body, object_pairs_hook=lambda pairs: found.append([name for name, _ in pairs]))
+    return found[-1]
+
+
+@settings(PATIENT, max_examples=600)
+@given(members=LARGE_BODIES, space=SPACE)
+def test_a_large_body_is_read_like_a_small_one(members: list[tuple[str, int, bytes]], space: bytes) -> None:
+    body = space + object_of(members, space) + space
+    names = names_at_the_top(body)
+    if len(set(names)) == len(names):
+        read = parse(body)
+        assert (read, [*read]) == (orjson.loads(body), names)
+    else:
+        error = refusal(body)
+        second = next(name for at, name in enumerate(names) if name in names[:at])
+        assert (error.code, error.param) == ("duplicate_field", second)
+
+
+@settings(PATIENT, max_examples=600)
+@given(
+    members=LARGE_BODIES,
+    space=SPACE,
+    at=st.integers(-60, 60),
+    put=st.sampled_from(
+        [b"", b",", b"]", b"}", b'"', b"\\", b"[", b"{", b":", b"0", b"\xff", b'],"n":[', b'"}],"n":["', b'"n":1,']
+    ),
+    cut=st.integers(0, 2),
+)
+def test_a_large_body_with_a_fault_near_an_end_is_never_taken_for_a_sound_one(
+    members: list[tuple[str, int, bytes]], space: bytes, at: int, put: bytes, cut: int
+) -> None:
+    body = object_of(members, space)
+    at %= len(body)
+    body = body[:at] + put + body[at + cut :]
+    try:
+        expected = orjson.loads(body)
+        sound = isinstance(expected, dict) and len(set(names := names_at_the_top(body))) == len(names)
+    except ValueError:
+        sound = False
+    if sound:
+        assert parse(body) == expected
+    else:
+        refusal(body)
+
+
+@pytest.mark.parametrize(
+    "behind", [b"", b',"n":1', b',"tools":[{"function":{"parameters":{"required":["n"]}}}],"n":1,"stop":["]","}"],"m":{"n":2}']
+)
+@pytest.mark.parametrize(
+    ("large", "field"),
+    [
+        (b'["' + b"word " * 2000 + b'"],"a":[1],"a":[2]', "a"),
+        (b'["' + b"word " * 2000 + b'"],"messages":["x"]', "messages"),
+        (b'"' + b"word " * 2000 + b'","model":"m","a":"x"', "model"),
+        (b'[{"content":"' + b"word " * 2000 + b'"}],"\\u006dodel":"n","a":[{"b":"x"}]', "model"),
+        (b'[{"content":"' + b"word " * 2000 + b'"} ] , "model" : "n" , "a" : [ { "b" : "x" } ]', "model"),
+    ],
+)
+def test_a_field_that_stands_twice_is_refused_behind_a_large_one_too(large: bytes, field: str, behind: bytes) -> None:
+    error = refusal(b'{"model":"m","messages":' + large + behind + b"}")
+    assert (error.code, error.param) == ("duplicate_field", field)
+
+
+@pytest.mark.parametrize("large", [False, True], ids=["small", "large"])
+@pytest.mark.parametrize("last", [b'"x"', b'{"content":"x"}'])
+def test_nesting_has_one_bound_for_bodies_of_any_size(large: bool, last: bytes) -> None:
+    def nested(levels: int) -> bytes:
+        text = b"word " * (2000 if large else 2)
+        return (
+            b'{"n":1,"messages":["' + text + b'",' + b"[" * (levels - 2) + b"]" * (levels - 2) + b"," + last + b'],"stream":true}'
+        )
+
+    assert parse(nested(254)) == orjson.loads(nested(254))
+    assert refusal(nested(255)).code == "nested_too_deeply"
+
+
+@settings(PATIENT, max_examples=600)
+@given(members=LARGE_BODIES, space=SPACE, around=SPACE, edits=EDITS)
+def test_a_large_body_keeps_every_byte_but_those_of_the_fields_that_were_set(
+    members: list[tuple[str, int, bytes]], space: bytes, around: bytes, edits: dict[str, Any]
+) -> None:
+    members = list({name: (name, escapes, value) for name, escapes, value in members}.values())
+    body = around + object_of(members, space) + around
+    added = {name: value for name, value in edits.items() if name not in [name for name, _, _ in members]}
+    kept = [(name, escapes, orjson.dumps(edits[name]) if name in edits else value) for name, escapes, value in members]
+    inserted = orjson.dumps(added)[1:-1] + (b"," if added else b"")
+    assert patched(call(body, **edits)) == around + object_of(kept, space).replace(b"{", b"{" + inserted, 1) + around
 
 
 @settings(PATIENT, max_examples=500)
