@@ -22,30 +22,27 @@ def read_usage(block: Any) -> Usage | None:
         return None
     get = block.get
     told = get("prompt_tokens")
-    told = count(get("input_tokens") if told is None else told)
     if told is None:
+        told = get("input_tokens")
+    if type(told) is not int or not 0 <= told < _ABSURD:
         return None
-    output = get("completion_tokens")
-    if output is None:
-        output = get("output_tokens")
-    written = count(output) if output is not None else _left(get("total_tokens"), told)
+    written = get("completion_tokens")
     if written is None:
+        written = get("output_tokens")
+    if written is None:
+        written = _left(get("total_tokens"), told)
+    if type(written) is not int or not 0 <= written < _ABSURD:
         return None
     inputs = get("prompt_tokens_details") or get("input_tokens_details")
     outputs = get("completion_tokens_details") or get("output_tokens_details")
     cached = cache_write = audio_in = audio_out = reasoning = 0
-    if type(inputs) is dict:
-        if part := inputs.get("cached_tokens"):
-            cached = _part(part, told)
-        if part := inputs.get("cache_write_tokens"):
-            cache_write = _part(part, told)
-        if part := inputs.get("audio_tokens"):
-            audio_in = _part(part, told)
-    if type(outputs) is dict:
-        if part := outputs.get("audio_tokens"):
-            audio_out = _part(part, written)
-        if part := outputs.get("reasoning_tokens"):
-            reasoning = _part(part, written)
+    if type(inputs) is dict and any(inputs.values()):
+        cached = _part(inputs.get("cached_tokens"), told)
+        cache_write = _part(inputs.get("cache_write_tokens"), told)
+        audio_in = _part(inputs.get("audio_tokens"), told)
+    if type(outputs) is dict and any(outputs.values()):
+        audio_out = _part(outputs.get("audio_tokens"), written)
+        reasoning = _part(outputs.get("reasoning_tokens"), written)
     return Usage(told, written, cached, cache_write, audio_in, audio_out, reasoning)
 
 
