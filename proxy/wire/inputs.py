@@ -93,13 +93,14 @@ _PLAIN_MESSAGE = frozenset(("role", "content", "name"))
 
 def hides_input(surface: str, fields: Mapping[str, Any]) -> bool:
     """Whether there is input that the body does not show. Most calls are plain chats, for which a quick look tells."""
-    messages = fields.get("messages")
-    if surface == "chat" and fields.keys() <= _USUAL and type(messages) is list:
-        for message in messages:
-            if type(message) is not dict or type(message.get("content")) is not str or not message.keys() <= _PLAIN_MESSAGE:
-                break
-        else:
-            return False
+    if surface == "chat" and _USUAL.issuperset(fields):
+        messages = fields.get("messages")
+        if type(messages) is list:
+            for message in messages:
+                if type(message) is not dict or type(message.get("content")) is not str or not _PLAIN_MESSAGE.issuperset(message):
+                    break
+            else:
+                return False
     return inputs(surface, fields).hidden
 
 
