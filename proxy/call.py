@@ -47,6 +47,11 @@ class Surface:
     model_required: bool = True
 
 
+@lru_cache(maxsize=1024)  # names come from clients, 256 characters at most
+def _is_openais(model: str) -> bool:
+    return _OPENAI_MODEL.match(model) is not None
+
+
 # Before it is known who calls, and what.
 NOBODY = Principal(key="", user="")
 UNROUTED = Surface(name="unrouted", path="", methods=(), metered=False, model_required=False)
@@ -72,9 +77,6 @@ class Usage(NamedTuple):
         return self.input_tokens + self.output_tokens
 
 
-_NO_PARTS = Usage()[2:]
-
-
 @dataclass(frozen=True, slots=True)
 class Price:
     """US price of one model, in nanodollars per million tokens of each class (5.00 USD per million = 5_000_000_000)."""
@@ -96,8 +98,8 @@ class Price:
 
     def cost_nanousd(self, usage: Usage) -> int:
         """Integer nanodollars, rounded up once over the disjoint classes."""
-        if usage[2:] == _NO_PARTS:  # nothing cached, spoken or reasoned, as in most calls
-            return -(-(usage.input_tokens * self.input + usage.output_tokens * self.output) // 1_000_000)
+        if not any(usage[2:]):  # nothing cached, spoken or reasoned, as in most calls
+            return -(-(usage[0] * self.input + usage[1] * self.output) // 1_000_000)
         audio_in = min(usage.audio_input_tokens, usage.input_tokens)
         cached = min(usage.cached_tokens, usage.input_tokens - audio_in)
         written = min(usage.cache_write_tokens, usage.input_tokens - audio_in - cached)
@@ -225,6 +227,8 @@ class Call:
             if surface.default_cap is not None:
                 cap = min(cap, surface.default_cap)
             asked_caps = {self.added_cap: None}
+        elif self.cap is not None and self.cap <= cap:
+            return  # no cap is above the largest
         for name, asked in asked_caps.items():
             now = self.edits.get(name, asked)
             if now is None or now > cap:
@@ -240,7 +244,7 @@ class Call:
         OpenAI's newer models refuse `max_tokens`, and several self-hosted servers know nothing else.
         """
         caps = self.surface.caps
-        return caps[-1] if _is_openais(self.model or "") else caps[0]
+        return caps[-1] if len(caps) > 1 and _is_openais(self.model or "") else caps[0]
 
     @property
     def clamped(self) -> str | None:
