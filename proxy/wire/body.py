@@ -38,10 +38,15 @@ _STRING = rb'"[^"\\]{0,256}"'
 _WORD = rb"(?:" + _STRING + rb"|[-+.0-9A-Za-z]{1,64})"
 _PLAIN = b"|".join((_WORD, _row(rb"\[", _rows(_WORD), rb"\]"), _row(rb"\{", _rows(_row(_STRING, b":", _WORD)), rb"\}")))
 _FIELD = _row(_STRING, b":", b"(?:" + _PLAIN + b")")
-# Up to the value of the first field that is not plain; and behind a text, or a list that ends with one, to the end.
+# Up to the value of the first field that is not plain.
 _BEFORE = re.compile(_row(b"", rb"\{", b"(?:" + _row(_FIELD, b",", b"") + b")*(" + _STRING + b")", b":", b""))
+# In reversed bytes, so that it is tried at one place only: what seem to be plain fields, behind a text or a list that ends with one.
+_SEEMS_PLAIN = b"(?:" + _WORD + rb"|\][^][{}]{0,256}\[|\}[^][{}]{0,256}\{)"
 _BEHIND = re.compile(
-    rb'"(?:' + _row(b"", rb"\}?", rb"\]") + b")?((?:" + _row(b"", b",", _FIELD) + b")*" + _row(b"", rb"\}", rb"\Z)")
+    _row(b"", rb"\}", b"(?:" + _row(_SEEMS_PLAIN, b":", _STRING, b",", b"") + b")*+")
+    + b"(?=(?:"
+    + _row(rb"\]", rb"\}?", b"")
+    + b')?")'
 )
 
 
@@ -58,7 +63,8 @@ def parse(body: bytes) -> dict[str, Any]:
         raise InvalidCall("invalid_json", "The body is not valid JSON in UTF-8.") from error
     if type(fields) is not dict:
         raise InvalidCall("invalid_json", "The body must be a JSON object.")
-    _refuse_doubles(body, fields)
+    if _written(fields) != body:
+        _refuse_doubles(body, fields)
     return fields
 
 
@@ -67,10 +73,10 @@ def _parse_around(body: bytes) -> dict[str, Any] | None:
 
     The large value is read by itself, and the body with null in its place: each is JSON, so no field stands in what is not looked at.
     """
-    before, behind = _BEFORE.match(body, 0, _NEAR), _BEHIND.search(body, len(body) - _NEAR)
+    before, behind = _BEFORE.match(body, 0, _NEAR), _BEHIND.match(body[: -_NEAR - 1 : -1])
     if before is None or behind is None:
         return None
-    start, end = before.end(), behind.start(1)
+    start, end = before.end(), len(body) - behind.end()
     rest = b"".join((body[:start], b"null", body[end:]))
     try:
         fields: dict[str, Any] = orjson.loads(rest)
@@ -79,7 +85,8 @@ def _parse_around(body: bytes) -> dict[str, Any] | None:
         return None
     if not _shallow(value, (end - start) // _FEW):
         _written([value])
-    _refuse_doubles(rest, fields)
+    if _written(fields) != rest:
+        _refuse_doubles(rest, fields)
     fields[before[1][1:-1].decode()] = value
     return fields
 
@@ -110,7 +117,7 @@ def _refuse_doubles(body: bytes, fields: Mapping[str, Any]) -> None:
 
     Most fields there decide cost, some of them only with certain servers, so it is not asked which. Deeper ones are not looked at.
     """
-    if _written(fields) == body or (len(body) <= _SHORT and _each_once(body, fields)):
+    if len(body) <= _SHORT and _each_once(body, fields):
         return
     seen: set[str] = set()
     for name, _, _ in _members(body):
