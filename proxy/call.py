@@ -77,6 +77,9 @@ class Usage(NamedTuple):
         return self.input_tokens + self.output_tokens
 
 
+_NO_PARTS = Usage()[2:]
+
+
 @dataclass(frozen=True, slots=True)
 class Price:
     """US price of one model, in nanodollars per million tokens of each class (5.00 USD per million = 5_000_000_000)."""
@@ -98,8 +101,8 @@ class Price:
 
     def cost_nanousd(self, usage: Usage) -> int:
         """Integer nanodollars, rounded up once over the disjoint classes."""
-        if not any(usage[2:]):  # nothing cached, spoken or reasoned, as in most calls
-            return -(-(usage[0] * self.input + usage[1] * self.output) // 1_000_000)
+        if usage[2:] == _NO_PARTS:  # nothing cached, spoken or reasoned, as in most calls
+            return -(-(usage.input_tokens * self.input + usage.output_tokens * self.output) // 1_000_000)
         audio_in = min(usage.audio_input_tokens, usage.input_tokens)
         cached = min(usage.cached_tokens, usage.input_tokens - audio_in)
         written = min(usage.cache_write_tokens, usage.input_tokens - audio_in - cached)
