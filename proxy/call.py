@@ -271,11 +271,6 @@ class Call:
 
 
 @lru_cache(maxsize=256)
-def _is_openais(model: str) -> bool:
-    return _OPENAI_MODEL.match(model) is not None
-
-
-@lru_cache(maxsize=256)
 def _clamped(clamps: tuple[Clamp, ...]) -> str:
     return ", ".join(map(str, clamps))
 
