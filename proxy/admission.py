@@ -45,8 +45,8 @@ class Admission:
     pseudonym: str
     _entries: dict[RequestHead, Entry] = field(default_factory=dict, init=False, repr=False)
 
-    async def admit(self, trip: Trip, arrival: Arrival, watch: Watch) -> None:
-        """The call as every policy wants it. Errors: InvalidCall, NotAdmitted, Refusal; nothing is held yet."""
+    def enter(self, trip: Trip, arrival: Arrival) -> Entry:
+        """Who calls, and on which surface. Errors: InvalidCall, NotAdmitted."""
         call, policies, now_s = trip.call, trip.set, self.clock.wall_s()
         entry = self._entries.get(arrival.head)
         if entry is None or not entry.holds(policies, loopback=arrival.loopback, now_s=now_s):
@@ -54,18 +54,43 @@ class Admission:
         else:
             call.path, call.principal, call.surface = entry.path, entry.principal, entry.surface
         trip.entry = entry
-        if call.surface.metered:
-            received = arrival.at_hand(entry.most_bytes)
-            if received is None:
-                received = await self._read(entry, arrival, watch)
+        return entry
+
+    async def read(self, entry: Entry, arrival: Arrival, watch: Watch) -> bytes:
+        """The body of a metered call, which is not here yet, or too large. Errors: InvalidCall."""
+        watch.expect("body_read", self.body_s)
+        received = await arrival.read(entry.most_bytes)
+        watch.expect_nothing()
+        if received is None:
+            whose = f"Policy '{entry.bounded_by}' accepts" if entry.bounded_by else "The proxy accepts"
+            raise InvalidCall("request_too_large", f"{whose} bodies of up to {entry.most_bytes} bytes.", close=True)
+        return received
+
+    def shape(self, trip: Trip, received: bytes | None) -> None:
+        """The call as every policy wants it: all rewrites, then all refusals of what came of them; nothing is held yet.
+
+        received: the body, None for a surface without a meter. Errors: InvalidCall, Refusal.
+        """
+        call = trip.call
+        if received is not None:
             call.body = received
             call.fields = body.parse(received)
             body.check(call.surface, call.fields)  # every field that costs money is sane from here on
             body.shape(call)
             call.input_bound = len(received)  # a byte-level tokenizer never makes more tokens than there are bytes
-        plan = trip.plan = policies.plan(call.principal, call.path, call.model)
-        self._shape(call, plan)
-        if call.fields is not None:
+        plan = trip.plan = trip.set.plan(call.principal, call.path, call.model)
+        for clause in plan.prepare:
+            clause.prepare(call)
+        for clause in plan.shadow_prepare:
+            clause.prepare(call.scratch())
+        for clause in plan.check:
+            clause.check(call)
+        for clause in plan.shadow_check:
+            try:
+                clause.check(call)
+            except Refusal:
+                self.observer.would_refuse(clause.policy, clause.clause)
+        if received is not None:
             _price(trip, call)
             body.ask_for_usage(call)
 
@@ -118,30 +143,6 @@ class Admission:
             raise InvalidCall("upgrade_not_supported", "Connections cannot be upgraded here.", close=True)
         if self.pseudonym in headers.get("via", ""):
             raise InvalidCall("bad_request", "The call came back to the proxy that sent it: an upstream points at this proxy.")
-
-    async def _read(self, entry: Entry, arrival: Arrival, watch: Watch) -> bytes:
-        """A body that is not here yet, or too large. Errors: InvalidCall."""
-        watch.expect("body_read", self.body_s)
-        received = await arrival.read(entry.most_bytes)
-        watch.expect_nothing()
-        if received is None:
-            whose = f"Policy '{entry.bounded_by}' accepts" if entry.bounded_by else "The proxy accepts"
-            raise InvalidCall("request_too_large", f"{whose} bodies of up to {entry.most_bytes} bytes.", close=True)
-        return received
-
-    def _shape(self, call: Call, plan: Plan) -> None:
-        """Every policy's say: all rewrites, then all refusals of what came of them."""
-        for clause in plan.prepare:
-            clause.prepare(call)
-        for clause in plan.shadow_prepare:
-            clause.prepare(call.scratch())
-        for clause in plan.check:
-            clause.check(call)
-        for clause in plan.shadow_check:
-            try:
-                clause.check(call)
-            except Refusal:
-                self.observer.would_refuse(clause.policy, clause.clause)
 
     async def reserve(self, trip: Trip) -> None:
         """Hold every charge, or refuse. Where only the byte bound stands in the way, the tokenizer is asked before saying no."""

@@ -1,16 +1,17 @@
 """What happens to a call, top to bottom.
 
-    admit ─ reserve ─ open ─ relay ─ settle ─ account
-               │       └───────┘       ▲
-               └─ every way out after this settles, once
+    enter ─ read ─ shape ─ reserve ─ open ─ relay ─ settle ─ account
+                              │       └───────┘       ▲
+                              └─ every way out after this settles, once
 
 The rule a reader could break: from `reserve` on, whatever is raised or cancelled, `settle` runs to its end and the observer hears of
 the call after it.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
+from typing import Any
 
 from proxy.admission import Admission
 from proxy.allowance import allowance_lines, usd
@@ -107,8 +108,15 @@ class Pipeline:
         try:
             if self.draining:
                 raise Overloaded("draining", "The proxy is shutting down.", retry_after_s=1, close=True)
-            await self.admission.admit(trip, arrival, watch)
-            await self.admission.reserve(trip)
+            admission = self.admission
+            entry = admission.enter(trip, arrival)
+            received = None
+            if entry.surface.metered:
+                received = arrival.at_hand(entry.most_bytes)
+                if received is None:
+                    received = await admission.read(entry, arrival, watch)
+            admission.shape(trip, received)
+            await admission.reserve(trip)
             try:
                 trip.admitted_ns = self.clock.monotonic_ns()
                 answer = await self.dispatch.open(trip, arrival, watch)
@@ -131,7 +139,7 @@ class Pipeline:
             return ProxyError("internal_error", "The proxy failed; the request id finds the cause in its log.", close=True)
         return None
 
-    async def _relay(self, trip: Trip, answer: Answer, sink: Sink, watch: Watch) -> None:
+    def _relay(self, trip: Trip, answer: Answer, sink: Sink, watch: Watch) -> Coroutine[Any, Any, None]:
         streams = is_stream(answer.headers.get("content-type"))
         meter = trip.meter = meter_for(trip.call, answer, streams=streams)
 
@@ -148,7 +156,7 @@ class Pipeline:
             if trip.call.surface.has_output:
                 trip.first_token_ns = self.clock.monotonic_ns()
 
-        await relay(
+        return relay(
             answer,
             sink,
             meter=meter,

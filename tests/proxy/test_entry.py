@@ -62,7 +62,7 @@ class Gate:
         store = MemoryStore(self.clock)
         self.admission = Admission(store, tokenizer, self.clock, observer, body_s=1.0, pseudonym="tollhouse")
 
-    async def admit(self, policies: PolicySet, arrival: Arrival) -> Trip:
+    def admit(self, policies: PolicySet, arrival: Arrival) -> Trip:
         trip = Trip(
             call=Call(id="req_1", method="GET"),
             trace=continue_trace(None, random=b"\1" * TRACE_BYTES),
@@ -70,55 +70,54 @@ class Gate:
             now_ns=self.clock.monotonic_ns,
             started_ns=0,
         )
-        watch: Any = None
-        await self.admission.admit(trip, arrival, watch)
+        self.admission.enter(trip, arrival)
         return trip
 
 
-async def test_what_a_known_head_decides_is_found_out_once() -> None:
+def test_what_a_known_head_decides_is_found_out_once() -> None:
     gate, rules, seen = Gate(), policies(), head()
-    first, again = await gate.admit(rules, Arrival(seen)), await gate.admit(rules, Arrival(seen))
+    first, again = gate.admit(rules, Arrival(seen)), gate.admit(rules, Arrival(seen))
     assert again.entry is first.entry
     assert (again.call.principal.key, again.call.principal.user) == ("app", "ada")
     assert (again.call.path, again.call.surface.name) == ("/v1/models", "models")
 
 
-async def test_nothing_is_remembered_of_a_head_that_is_not_likely_to_come_again() -> None:
+def test_nothing_is_remembered_of_a_head_that_is_not_likely_to_come_again() -> None:
     gate, rules, seen = Gate(), policies(), head(known=False)
-    first, again = await gate.admit(rules, Arrival(seen)), await gate.admit(rules, Arrival(seen))
+    first, again = gate.admit(rules, Arrival(seen)), gate.admit(rules, Arrival(seen))
     assert again.entry is not first.entry
 
 
-async def test_new_rules_are_asked_again_and_old_ones_forgotten() -> None:
+def test_new_rules_are_asked_again_and_old_ones_forgotten() -> None:
     gate, seen, other = Gate(), head(), head()
     old = policies()
-    await gate.admit(old, Arrival(seen))
-    await gate.admit(old, Arrival(other))
-    assert (await gate.admit(policies(id="renamed"), Arrival(seen))).call.principal.key == "renamed"
+    gate.admit(old, Arrival(seen))
+    gate.admit(old, Arrival(other))
+    assert gate.admit(policies(id="renamed"), Arrival(seen)).call.principal.key == "renamed"
     assert len(gate.admission._entries) == 1, "nothing keeps the old rules in memory"
     with pytest.raises(NotAdmitted):
-        await gate.admit(policies(key="another-key"), Arrival(seen))
+        gate.admit(policies(key="another-key"), Arrival(seen))
 
 
-async def test_a_key_expires_on_time_however_often_its_head_was_seen() -> None:
+def test_a_key_expires_on_time_however_often_its_head_was_seen() -> None:
     gate, rules, seen = Gate(), policies(), head()
     gate.clock.advance(99)
-    await gate.admit(rules, Arrival(seen))
+    gate.admit(rules, Arrival(seen))
     gate.clock.advance(1)
     with pytest.raises(NotAdmitted) as refused:
-        await gate.admit(rules, Arrival(seen))
+        gate.admit(rules, Arrival(seen))
     assert refused.value.code == "expired_api_key"
 
 
-async def test_a_head_from_this_machine_opens_nothing_for_another() -> None:
+def test_a_head_from_this_machine_opens_nothing_for_another() -> None:
     gate, rules, seen = Gate(), policies(), head(key=None)
-    assert (await gate.admit(rules, Arrival(seen))).call.principal.key == "local"
+    assert gate.admit(rules, Arrival(seen)).call.principal.key == "local"
     with pytest.raises(NotAdmitted):
-        await gate.admit(rules, Arrival(seen, loopback=False))
+        gate.admit(rules, Arrival(seen, loopback=False))
 
 
-async def test_however_many_heads_are_known_few_are_remembered() -> None:
+def test_however_many_heads_are_known_few_are_remembered() -> None:
     gate, rules = Gate(), policies()
     for _ in range(2000):
-        await gate.admit(rules, Arrival(head()))
+        gate.admit(rules, Arrival(head()))
     assert len(gate.admission._entries) <= 512
