@@ -14,7 +14,6 @@ from proxy.downstream.arrival import HttpArrival
 from proxy.downstream.listener import Listener
 from proxy.downstream.sink import HttpSink
 from proxy.policy.policyset import PolicySet
-from proxy.relay import Head
 from proxy.telemetry.exposition import CONTENT_TYPE
 
 Page = tuple[int, str, bytes]  # status, content type, body
@@ -46,12 +45,12 @@ class Admin:
     async def _answer(self, arrival: HttpArrival, sink: HttpSink) -> None:
         status, kind, body = await self._page(arrival)
         with contextlib.suppress(ConnectionError):  # whoever asked has left
-            sink.whole(Head(status, [f"content-type: {kind}"]), body)
+            sink.whole(body, status, [f"content-type: {kind}"])
             await sink.room()
 
     async def _malformed(self, sink: HttpSink) -> None:
         status, kind, body = _json(400, {"error": {"message": "The HTTP request is malformed."}})
-        sink.whole(Head(status, [f"content-type: {kind}"]), body)
+        sink.whole(body, status, [f"content-type: {kind}"])
         await sink.room()
 
     async def _page(self, arrival: HttpArrival) -> Page:

@@ -12,7 +12,7 @@ from proxy.downstream.listener import Listener
 from proxy.downstream.sink import HttpSink
 from proxy.errors import InvalidCall, ProxyError
 from proxy.pipeline import Pipeline, response_lines
-from proxy.relay import Head, Sink
+from proxy.relay import Sink
 from proxy.trip import Trip
 from proxy.wire.failure import public_body, stream_event
 from proxy.wire.meter import StreamMeter
@@ -35,7 +35,7 @@ class Edge:
 
     async def _malformed(self, sink: HttpSink) -> None:
         error = InvalidCall("bad_request", "The HTTP request is malformed.")
-        sink.whole(Head(error.status, [_JSON]), public_body(error))
+        sink.whole(public_body(error), error.status, [_JSON])
         await sink.room()
 
     async def fail(self, trip: Trip, error: ProxyError, sink: Sink) -> None:
@@ -45,7 +45,7 @@ class Edge:
             lines = [*response_lines(trip), *_hints(error), _JSON]
             if trip.upstream_request_id is not None:
                 lines.append(f"x-upstream-request-id: {trip.upstream_request_id}")
-            sink.whole(Head(error.status, lines, close=error.close), public_body(error))
+            sink.whole(public_body(error), error.status, lines, close=error.close)
         elif not isinstance(trip.meter, StreamMeter) or error.code == "client_stalled":
             sink.abort()
             return

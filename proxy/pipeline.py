@@ -10,7 +10,7 @@ the call after it.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from proxy.admission import Admission
@@ -51,7 +51,7 @@ class Pipeline:
     observer: Observer
     draining: bool = False
     inflight: int = 0
-    _idle: asyncio.Event = field(default_factory=asyncio.Event)
+    _idle: asyncio.Event | None = None  # while somebody waits for it
 
     def __repr__(self) -> str:
         return f"<Pipeline inflight={self.inflight} draining={self.draining}>"
@@ -64,7 +64,6 @@ class Pipeline:
         trip = self._begin(arrival)
         watch = self.sweep.watch()
         self.inflight += 1
-        self._idle.clear()
         try:
             error = await self._attempt(trip, arrival, sink, watch)
             if error is not None:
@@ -79,7 +78,7 @@ class Pipeline:
         finally:
             self.sweep.forget(watch)
             self.inflight -= 1
-            if not self.inflight:
+            if not self.inflight and self._idle is not None:
                 self._idle.set()
             if trip.counting is None or trip.counting.done():
                 self._account(trip)
@@ -88,7 +87,8 @@ class Pipeline:
 
     async def idle(self) -> None:
         """Wait until no call is running."""
-        if self.inflight:
+        while self.inflight:
+            self._idle = asyncio.Event()
             await self._idle.wait()
 
     def _account(self, trip: Trip) -> None:
@@ -98,7 +98,8 @@ class Pipeline:
     def _begin(self, arrival: Arrival) -> Trip:
         head = arrival.head
         random = self.random(_ID_BYTES + TRACE_BYTES)
-        request_id = sane_request_id(head.headers.get("x-request-id")) or f"req_{random[:_ID_BYTES].hex()}"
+        asked_id = head.headers.get("x-request-id")
+        request_id = (sane_request_id(asked_id) if asked_id is not None else None) or f"req_{random[:_ID_BYTES].hex()}"
         trace = continue_trace(head.headers.get("traceparent"), random=random[_ID_BYTES:])
         now_ns = self.clock.monotonic_ns
         return Trip(Call(request_id, head.method), trace, self.policies(), now_ns, now_ns())
@@ -125,7 +126,8 @@ class Pipeline:
                 finally:
                     answer.close()
             finally:
-                await self.settlement.settle(trip)
+                if not trip.settled:
+                    await self.settlement.settle(trip)
         except asyncio.CancelledError:
             if not watch.absorb():
                 raise
@@ -150,7 +152,7 @@ class Pipeline:
             if streams:
                 lines += _EVENTS
             told = answer.headers.get("content-length") if isinstance(meter, PassMeter) else None
-            return Head(answer.status, lines, length=int(told) if told is not None else None)
+            return answer.status, lines, int(told) if told is not None else None
 
         def first_token() -> None:
             if trip.call.surface.has_output:
@@ -171,13 +173,11 @@ class Pipeline:
 
 def response_lines(trip: Trip) -> list[str]:
     """Our own header lines, on answers and errors alike."""
-    lines = [
-        f"x-request-id: {trip.call.id}",
-        f"tollhouse-policy: {trip.set.version}",
-        *allowance_lines(_told(trip)),
-    ]
-    if trip.call.clamps:
-        lines.append(f"tollhouse-clamped: {trip.call.clamped}")
+    call = trip.call
+    lines = [f"x-request-id: {call.id}", f"tollhouse-policy: {trip.set.version}"]
+    lines += allowance_lines(_told(trip))
+    if call.clamps:
+        lines.append(f"tollhouse-clamped: {call.clamped}")
     if trip.settled and trip.usage_source is not None:
         lines.append(f"tollhouse-tokens: input={trip.usage.input_tokens}, output={trip.usage.output_tokens}")
         lines.append(f"tollhouse-cost-usd: {usd(trip.cost_nanousd)}")

@@ -10,7 +10,7 @@ down, so there is no queue and no second task here.
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from proxy.call import Timeouts
 from proxy.deadlines import Watch
@@ -23,16 +23,8 @@ from proxy.wire.meter import Meter
 _TAIL_S = 1.0
 
 
-class Head(NamedTuple):
-    """The head of an answer to a client. lines: `name: value`, but for framing. length: of its body, None = not known.
-
-    close: the connection ends with this answer.
-    """
-
-    status: int
-    lines: list[str]
-    length: int | None = None
-    close: bool = False
+# The head of an answer to a client: its status; its lines `name: value`, but for framing; the length of its body, None = not known.
+Head = tuple[int, list[str], int | None]
 
 
 class Sink(Protocol):
@@ -45,13 +37,14 @@ class Sink(Protocol):
     @property
     def head_sent(self) -> bool: ...
 
-    def start(self, head: Head) -> bool: ...
+    def start(self, status: int, lines: list[str], length: int | None = None, *, close: bool = False) -> bool:
+        """The head of an answer whose body follows. close: the connection ends with it."""
 
     def write(self, chunk: bytes) -> bool: ...
 
     def end(self) -> bool: ...
 
-    def whole(self, head: Head, body: bytes) -> bool:
+    def whole(self, body: bytes, status: int, lines: list[str], length: int | None = None, *, close: bool = False) -> bool:
         """Head and body at once, for an answer that is complete before its head is sent."""
 
     async def room(self) -> None:
@@ -105,7 +98,7 @@ async def relay(
         await sink.room()
 
     if meter.streams:
-        if sink.start(head()):
+        if sink.start(*head()):
             await room()
         watch.expect("first_token", timeouts.first_token)
         token_at = watch.at
@@ -116,7 +109,7 @@ async def relay(
             await settle()
         if held:
             if not sink.head_sent:
-                sink.start(head())
+                sink.start(*head())
             slow = sink.write(held)
             held = b""
         if slow:
@@ -134,7 +127,7 @@ async def relay(
     rest = meter.finish()
     await settle()
     if not sink.head_sent:
-        slow = sink.whole(head(), rest)
+        slow = sink.whole(rest, *head())
     else:
         if rest and sink.write(rest):
             await room()

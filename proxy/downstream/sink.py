@@ -7,7 +7,6 @@ from http import HTTPStatus
 from typing import Protocol
 
 from proxy.downstream.outlet import Outlet
-from proxy.relay import Head
 
 # Their answers end with the head, whatever it says. Source: RFC 9112, section 6.3.
 _BODILESS = frozenset({204, 304})
@@ -49,21 +48,20 @@ class HttpSink:
     def __repr__(self) -> str:
         return f"<HttpSink head_sent={self.head_sent} keep_alive={self.keep_alive}>"
 
-    def start(self, head: Head) -> bool:
-        if head.status in _BODILESS:
-            self._bodiless = True
-            framing = None
-        elif head.length is not None:
-            framing = f"content-length: {head.length}"
-        elif self._bodiless:
-            framing = None
-        elif self._modern:
-            self._chunked = True
-            framing = "transfer-encoding: chunked"
-        else:
+    def start(self, status: int, lines: list[str], length: int | None = None, *, close: bool = False) -> bool:
+        if close:
             self.keep_alive = False
-            framing = None
-        self._outlet.send(self._head(head, framing))
+        if status in _BODILESS:
+            self._bodiless = True
+        elif length is not None:
+            lines.append(f"content-length: {length}")
+        elif not self._bodiless:
+            if self._modern:
+                self._chunked = True
+                lines.append("transfer-encoding: chunked")
+            else:
+                self.keep_alive = False
+        self._outlet.send(self._head(status, lines))
         return self._outlet.slow
 
     def write(self, chunk: bytes) -> bool:
@@ -79,25 +77,27 @@ class HttpSink:
             self._outlet.send(b"0\r\n\r\n")
         return self._outlet.slow
 
-    def whole(self, head: Head, body: bytes) -> bool:
-        if head.status in _BODILESS:
-            return self.start(head)
-        length = len(body) if head.length is None or not self._bodiless else head.length
-        sent = self._head(head, f"content-length: {length}")
-        self._outlet.send(sent if self._bodiless else sent + body)
+    def whole(self, body: bytes, status: int, lines: list[str], length: int | None = None, *, close: bool = False) -> bool:
+        if status in _BODILESS:
+            return self.start(status, lines, close=close)
+        if close:
+            self.keep_alive = False
+        if self._bodiless:
+            lines.append(f"content-length: {len(body) if length is None else length}")
+            self._outlet.send(self._head(status, lines))
+        else:
+            lines.append(f"content-length: {len(body)}")
+            self._outlet.send(self._head(status, lines) + body)
         return self._outlet.slow
 
     def abort(self) -> None:
         self.keep_alive = False
         self._line.abort()
 
-    def _head(self, head: Head, framing: str | None) -> bytes:
+    def _head(self, status: int, lines: list[str]) -> bytes:
         """The head's bytes, once. Errors: ValueError for a line that would be two, which none that reaches this is."""
         assert not self.head_sent, "a second head would stand in the first one's body"
-        lines = head.lines
-        if framing is not None:
-            lines.append(framing)
-        if head.close or self._line.closing:
+        if self._line.closing:
             self.keep_alive = False
         if not self.keep_alive:
             lines.append("connection: close")
@@ -106,7 +106,7 @@ class HttpSink:
         joined = "".join(lines)
         if "\n" in joined or "\r" in joined:
             raise ValueError("a header value holds a line break")
-        status, fields = head.status, "\r\n".join(lines)
+        fields = "\r\n".join(lines)
         text = f"HTTP/1.1 {status} {_REASONS.get(status, '')}\r\n{fields}\r\nserver: tollhouse\r\ndate: {self._line.date}\r\n\r\n"
         data = text.encode("utf-8", "surrogateescape")
         self.head_sent = True

@@ -10,7 +10,7 @@ import pytest
 from proxy.call import Timeouts
 from proxy.deadlines import Watch
 from proxy.errors import UpstreamError
-from proxy.relay import Head, relay
+from proxy.relay import relay
 from proxy.wire.meter import MOST_WHOLE_BYTES, BodyMeter, Meter, PassMeter, StreamMeter
 
 TIMEOUTS = Timeouts(first_token=20, idle=10, write_stall=5)
@@ -81,10 +81,10 @@ class Sink:
         self.head_sent = False
         self.sent = b""
 
-    def start(self, head: Head) -> bool:
+    def start(self, status: int, lines: list[str], length: int | None = None, *, close: bool = False) -> bool:
         assert not self.head_sent, "there is never a second head"
         self.head_sent = True
-        self._journey.note(f"head {head.status} {head.lines[0]}")
+        self._journey.note(f"head {status} {lines[0]}")
         return False
 
     def write(self, chunk: bytes) -> bool:
@@ -110,10 +110,10 @@ class Sink:
         self._journey.note("end")
         return False
 
-    def whole(self, head: Head, body: bytes) -> bool:
+    def whole(self, body: bytes, status: int, lines: list[str], length: int | None = None, *, close: bool = False) -> bool:
         assert not self.head_sent, "there is never a second head"
         self.head_sent = True
-        self._journey.note(f"whole {head.status} {head.lines[0]}")
+        self._journey.note(f"whole {status} {lines[0]}")
         self.sent = body
         return False
 
@@ -162,7 +162,7 @@ class Journey:
             meter=self.meter,
             watch=self.watch,
             timeouts=TIMEOUTS,
-            head=lambda: Head(self.answer.status, ["settled" if self.settled else "open"]),
+            head=lambda: (self.answer.status, ["settled" if self.settled else "open"], None),
             settle=settle,
             first_token=lambda: self.note("first token"),
             secrets=lambda: ("canary",),

@@ -20,7 +20,6 @@ from proxy.downstream.arrival import HttpArrival
 from proxy.downstream.listener import Listener
 from proxy.downstream.sink import HttpSink
 from proxy.errors import ProxyError
-from proxy.relay import Head
 
 HANG_S = 20.0
 T = TypeVar("T")
@@ -62,19 +61,19 @@ async def echo(arrival: HttpArrival, sink: HttpSink) -> None:
     """Read all, answer with what was read."""
     body = await arrival.read(MOST_BODY_BYTES)
     assert body is not None
-    sink.whole(Head(200, [f"x-asked: {arrival.head.method} {arrival.head.target}"]), body)
+    sink.whole(body, 200, [f"x-asked: {arrival.head.method} {arrival.head.target}"])
     await sink.room()
 
 
 async def deaf(arrival: HttpArrival, sink: HttpSink) -> None:
     """Refuse without reading a byte of the body."""
-    sink.whole(Head(401, ["x-asked: nothing"]), b"who are you?")
+    sink.whole(b"who are you?", 401, ["x-asked: nothing"])
     await sink.room()
 
 
 async def deaf_for_good(arrival: HttpArrival, sink: HttpSink) -> None:
     """The same, and the connection ends with it."""
-    sink.whole(Head(413, ["x-asked: nothing"], close=True), b"too much")
+    sink.whole(b"too much", 413, ["x-asked: nothing"], close=True)
     await sink.room()
 
 
@@ -149,7 +148,7 @@ class Door:
             try:
                 await self._handler(arrival, sink)
             except ProxyError as error:
-                sink.whole(Head(error.status, [f"x-code: {error.code}"], close=error.close), b"refused")
+                sink.whole(b"refused", error.status, [f"x-code: {error.code}"], close=error.close)
                 await sink.room()
         except asyncio.CancelledError:
             self.cancelled += 1
@@ -160,7 +159,7 @@ class Door:
 
     async def _malformed(self, sink: HttpSink) -> None:
         self.malformed += 1
-        sink.whole(Head(400, ["x-asked: nothing"]), b"malformed")
+        sink.whole(b"malformed", 400, ["x-asked: nothing"])
         await sink.room()
 
 

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from proxy.downstream.arrival import HIGH_WATER_BYTES, HttpArrival
 from proxy.downstream.connection import LINGER_S, MOST_FIELDS, MOST_HEAD_BYTES, MOST_WAITING
 from proxy.downstream.sink import HttpSink
-from proxy.relay import Head
 from tests.proxy.downstream.door import GET, Door, deaf, deaf_for_good, echo, get, move_time, post, soon, turns
 
 MIB = 1 << 20
@@ -399,7 +398,7 @@ async def read_and_wait(arrival: HttpArrival, sink: HttpSink) -> None:
 
 
 async def start_and_wait(arrival: HttpArrival, sink: HttpSink) -> None:
-    sink.start(Head(200, ["x: y"]))
+    sink.start(200, ["x: y"])
     await sink.room()
     await asyncio.Event().wait()
 
@@ -432,7 +431,7 @@ async def test_a_client_that_leaves_with_requests_sent_ahead_is_noticed_when_it_
     gone = asyncio.Event()
 
     async def go_on_writing(arrival: HttpArrival, sink: HttpSink) -> None:
-        sink.start(Head(200, ["x: y"]))
+        sink.start(200, ["x: y"])
         await sink.room()
         await gone.wait()
         while True:
@@ -538,7 +537,7 @@ async def test_a_client_that_never_takes_its_answer_is_let_go_in_bounded_time() 
     """The answer is given, so no deadline of a call watches any more."""
 
     async def much(arrival: HttpArrival, sink: HttpSink) -> None:
-        sink.start(Head(200, ["x: y"], length=64 * MIB, close=arrival.head.target == "/close"))
+        sink.start(200, ["x: y"], length=64 * MIB, close=arrival.head.target == "/close")
         await sink.room()
         left = 64 * MIB
         while not sink.write(b"x" * 65536):  # until the kernel takes no more

@@ -11,7 +11,6 @@ from proxy.downstream.arrival import HttpArrival
 from proxy.downstream.connection import ClientConnection
 from proxy.downstream.known import LONGEST_HEAD_BYTES, MOST_HEADS, KnownHeads, parts_of
 from proxy.downstream.sink import HttpSink
-from proxy.relay import Head
 from proxy.wire.request import RequestHead
 from tests.proxy.downstream.door import GET, Door, get, post
 
@@ -81,12 +80,12 @@ class Owner:
             arrival.loopback,
         )
         self.seen.append((said, body))
-        sink.whole(Head(200, ["x: y"]), body or b"")
+        sink.whole(body or b"", 200, ["x: y"])
         await sink.room()
 
     async def malformed(self, sink: HttpSink) -> None:
         self.seen.append("malformed")
-        sink.whole(Head(400, ["x: y"]), b"")
+        sink.whole(b"", 400, ["x: y"])
         await sink.room()
 
     def lost(self, connection: ClientConnection) -> None: ...

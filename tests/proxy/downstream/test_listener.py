@@ -7,7 +7,6 @@ import pytest
 from proxy.downstream.arrival import HttpArrival
 from proxy.downstream.listener import KEEPALIVE_S
 from proxy.downstream.sink import HttpSink
-from proxy.relay import Head
 from tests.proxy.downstream.door import GET, Door, echo, get, move_time, post, turns
 
 HEADER_S = 10.0
@@ -135,7 +134,7 @@ async def test_a_drain_lets_an_answer_finish_whose_head_is_already_sent() -> Non
     gate = asyncio.Event()
 
     async def gated(arrival: HttpArrival, sink: HttpSink) -> None:
-        sink.start(Head(200, ["a: b"]))
+        sink.start(200, ["a: b"])
         await sink.room()
         await gate.wait()
         sink.write(b"x")

@@ -7,7 +7,6 @@ import pytest
 from proxy.downstream.arrival import HttpArrival
 from proxy.downstream.connection import HIGH_WATER_BYTES
 from proxy.downstream.sink import HttpSink
-from proxy.relay import Head
 from tests.proxy.downstream.door import GET, Door, get, turns
 
 PIECES = [b"a", b"bc" * 100, b"\r\n0\r\n\r\n"]
@@ -15,7 +14,7 @@ PIECES = [b"a", b"bc" * 100, b"\r\n0\r\n\r\n"]
 
 def streamed(status: int = 200, length: int | None = None) -> object:
     async def answer(arrival: HttpArrival, sink: HttpSink) -> None:
-        sink.start(Head(status, ["x: y"], length=length))
+        sink.start(status, ["x: y"], length=length)
         await sink.room()
         for piece in PIECES:
             if sink.write(piece):
@@ -28,7 +27,7 @@ def streamed(status: int = 200, length: int | None = None) -> object:
 
 def whole(status: int = 200, body: bytes = b"hello", length: int | None = None, *, close: bool = False) -> object:
     async def answer(arrival: HttpArrival, sink: HttpSink) -> None:
-        sink.whole(Head(status, ["x: y"], length=length, close=close), body)
+        sink.whole(body, status, ["x: y"], length=length, close=close)
         await sink.room()
 
     return answer
@@ -115,9 +114,9 @@ async def test_a_line_that_would_be_two_is_never_sent_and_no_head_was(line: str)
 
     async def answer(arrival: HttpArrival, sink: HttpSink) -> None:
         with pytest.raises(ValueError, match="line break"):
-            sink.whole(Head(200, ["a: b", line]), b"")
+            sink.whole(b"", 200, ["a: b", line])
         seen.append(sink.head_sent)
-        sink.whole(Head(500, ["a: b"]), b"")
+        sink.whole(b"", 500, ["a: b"])
         await sink.room()
 
     async with Door(answer) as door, door.caller() as caller:
@@ -128,10 +127,10 @@ async def test_a_line_that_would_be_two_is_never_sent_and_no_head_was(line: str)
 
 async def test_there_is_never_a_second_head() -> None:
     async def answer(arrival: HttpArrival, sink: HttpSink) -> None:
-        sink.start(Head(200, ["a: b"]))
+        sink.start(200, ["a: b"])
         await sink.room()
         with pytest.raises(AssertionError):
-            sink.whole(Head(500, ["a: b"]), b"")
+            sink.whole(b"", 500, ["a: b"])
         sink.end()
         await sink.room()
 
@@ -142,7 +141,7 @@ async def test_there_is_never_a_second_head() -> None:
 
 async def test_an_answer_that_is_broken_off_looks_like_one() -> None:
     async def answer(arrival: HttpArrival, sink: HttpSink) -> None:
-        sink.start(Head(200, ["a: b"]))
+        sink.start(200, ["a: b"])
         await sink.room()
         sink.write(b"half")
         sink.abort()
@@ -168,7 +167,7 @@ class Slow:
         self.error: BaseException | None = None
 
     async def __call__(self, arrival: HttpArrival, sink: HttpSink) -> None:
-        sink.start(Head(200, ["a: b"], length=64 << 20))
+        sink.start(200, ["a: b"], length=64 << 20)
         await sink.room()
         left = 64 << 20
         try:
