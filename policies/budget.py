@@ -26,7 +26,6 @@ class Budget(Clause):
     page: tuple[Name, ...] = option("names under `pages` that are told; left out: the log only", default=())
     when_spent: WhenSpent = option("alarm lets calls pass, reject refuses what could exceed the budget (alarm)", default="alarm")
     _toll: Toll = field(init=False, repr=False, compare=False)
-    _alarm_from: int | None = field(init=False, repr=False, compare=False)  # nanodollars that the first percentage is
 
     def __post_init__(self) -> None:
         check_by(self.by)
@@ -34,9 +33,9 @@ class Budget(Clause):
             raise Wrong("without a percentage this budget neither alarms nor rejects", field="alarm_at")
         if not self.alarm_at and self.page:
             raise Wrong("nobody is ever told: alarm_at is empty", field="page")
-        limit = Limit(self.policy, self.clause, Unit.NANOUSD, Quota(self.usd, self.per, self.timezone), error="budget_exceeded")
-        alarm_from = -(-self.usd * min(self.alarm_at) // 100) if self.alarm_at else None
-        object.__setattr__(self, "_alarm_from", alarm_from)
+        rule = Quota(self.usd, self.per, self.timezone)
+        first = -(-self.usd * min(self.alarm_at) // 100) if self.alarm_at else None  # nanodollars that raise the first alarm
+        limit = Limit(self.policy, self.clause, Unit.NANOUSD, rule, error="budget_exceeded", told_from=first)
         # Once, not for every call: the value is frozen from here on.
         object.__setattr__(self, "_toll", Toll(limit, self.by, enforced=self.when_spent == "reject"))
 
@@ -48,7 +47,7 @@ class Budget(Clause):
 
     def settled(self, balance: Balance) -> tuple[Notice, ...]:
         window, charge = balance.window, balance.charge
-        if window is None or self._alarm_from is None or balance.spent < self._alarm_from:
+        if window is None:
             return ()
         return tuple(
             Notice(

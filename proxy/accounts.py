@@ -5,6 +5,7 @@ what it costs between calls. The rule a reader could break: whoever shows metric
 """
 
 import asyncio
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from proxy.call import Kind
@@ -30,10 +31,16 @@ class _Told(NamedTuple):
 
 
 class Accounts:
-    """Tells the log and the metrics. Nothing here can fail a call: it is over when this hears of it."""
+    """Tells the log and the metrics. Nothing here can fail a call: it is over when this hears of it.
 
-    def __init__(self, *, log: Log, metrics: Metrics, loop: asyncio.AbstractEventLoop) -> None:
+    changed: where the quotas stand on which calls settled since it was last called.
+    """
+
+    def __init__(
+        self, *, log: Log, metrics: Metrics, changed: Callable[[], Iterable[Balance]], loop: asyncio.AbstractEventLoop
+    ) -> None:
         self._log = log
+        self._changed = changed
         self._metrics = metrics
         self._loop = loop
         self._ended: list[Trip] = []
@@ -49,17 +56,15 @@ class Accounts:
         """Tell of every call that has ended by now."""
         ended, self._ended = self._ended, []
         lines: list[bytes] = []
-        settled: dict[tuple[str, str], Balance] = {}  # by policy and subject, the latest of each
         for trip in ended:
             try:
                 self._tell(trip, lines)
             except Exception as error:  # a last line of defence: the call is over and settled, and the next one must be told of
                 self.fault(error, trip.call.id)
-            for balance in trip.balances:
-                if balance.window is not None:
-                    settled[balance.charge.limit.policy, balance.charge.subject] = balance
+            for balance in trip.balances:  # of the limit that refused it
+                self._metrics.budget_settled(balance)
         self._log.write(lines)
-        for balance in settled.values():
+        for balance in self._changed():
             self._metrics.budget_settled(balance)
 
     def _tell(self, trip: Trip, lines: list[bytes]) -> None:

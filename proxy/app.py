@@ -91,7 +91,7 @@ class App:
             count=lambda kind, result: self.metrics.pages.child(kind, result).inc(),
             random=chance,
         )
-        accounts = self.accounts = Accounts(log=log, metrics=self.metrics, loop=loop)
+        accounts = self.accounts = Accounts(log=log, metrics=self.metrics, changed=store.changed, loop=loop)
         pseudonym = f"tollhouse-{chance(4).hex()}"
         self.settlement = Settlement(tokenizer=self.tokenizer, notify=self.pager.notify)
         self.pipeline = Pipeline(

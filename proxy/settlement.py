@@ -71,7 +71,7 @@ class Settlement:
         # The request that was held is the one that was made, and a slot is given back in any case.
         used = {TOKENS: usage.total_tokens, NANOUSD: trip.cost_nanousd}
         began_ns = trip.now_ns()
-        balances = trip.balances = await trip.reservation.settle(used)
+        balances = await trip.reservation.settle(used)
         trip.settle_ns = trip.now_ns() - began_ns
         for balance in balances:
             if notices := plan.notices(balance):

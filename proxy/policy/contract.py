@@ -68,13 +68,17 @@ class Quota:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """One counter's rule. Its identity in the store is (policy, clause, subject); the amounts may change on a reload."""
+    """One counter's rule. Its identity in the store is (policy, clause, subject); the amounts may change on a reload.
+
+    told_from: how much of a quota must be spent for its clause to hear of it (`Clause.settled`); None = it never wants to.
+    """
 
     policy: str
     clause: str
     unit: Unit
     rule: Rate | Slots | Quota
     error: str  # the code of the refusal, a key of CODES
+    told_from: int | None = None
     amount: int = field(init=False, repr=False, compare=False)  # the most that can be held at once
 
     def __post_init__(self) -> None:
@@ -208,7 +212,7 @@ class Clause:
     def settled(self, balance: Balance) -> tuple[Notice, ...]:
         """Notices that a settled balance of one of this clause's charges calls for.
 
-        Called with the same facts again and again: `dedup` tells them apart.
+        Called for quotas of which `Limit.told_from` or more is spent, with the same facts again and again: `dedup` tells them apart.
         """
         return ()
 

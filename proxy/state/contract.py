@@ -33,9 +33,10 @@ class Reservation(Protocol):
         """Where the counters of its charges of these units, or of all, stand now, settled or not; in the order of the charges."""
 
     async def settle(self, used: Mapping[Unit, int]) -> tuple[Balance, ...]:
-        """Replace every hold by what was used, by unit; slots are given back whatever `used` says. Returns the balances of its quotas.
+        """Replace every hold by what was used, by unit; slots are given back whatever `used` says.
 
-        A unit that `used` does not name keeps what was held. A second call changes nothing and returns the same.
+        Returns the balances of those of its quotas whose clause wants to hear of them (`Limit.told_from`). A unit that `used` does
+        not name keeps what was held. A second call changes nothing and returns the same.
         Completes even if its caller is cancelled: a store that waits shields itself. Errors: StateUnavailable.
         """
 
@@ -49,6 +50,12 @@ class StateStore(Protocol):
 
     def quotas(self, *, most: int = 1000) -> Iterator[tuple[Limit, str, int, int, tuple[int, int]]]:
         """The quotas in use, at most so many: (limit, subject, spent, held, window), without touching them (metrics)."""
+
+    def changed(self) -> tuple[Balance, ...]:
+        """Where the quotas stand on which calls settled since this was last asked, each once (metrics).
+
+        They are remembered until then: whoever settles calls asks every now and then.
+        """
 
     async def close(self) -> None:
         """Make durable what is durable and let go of files."""

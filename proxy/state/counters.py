@@ -45,11 +45,8 @@ class Counter(Protocol):
     def refit(self, limit: Limit, now_ns: int) -> None:
         """Go on under a limit that it `counts`, often the same one built anew."""
 
-    def account(self, now_s: float) -> Account:
-        """What a call made now, under its limit, holds of."""
-
     def peek(self, limit: Limit, now_s: float) -> Account:
-        """The same under any limit that it `counts`, without remembering that it was asked."""
+        """What a call made now under a limit that it `counts` would hold of, without remembering that it was asked."""
 
     def at_rest(self, now_ns: int, now_s: float) -> bool:
         """Whether it says nothing that a new counter would not say."""
@@ -86,9 +83,6 @@ class Bucket:
     def _set_pace(self, pace: Pace) -> None:
         self._pace = pace
         self._ticks_per_ns, self._interval, self._depth = pace.ticks_per_ns, pace.interval, pace.depth
-
-    def account(self, now_s: float) -> "Bucket":
-        return self
 
     def peek(self, limit: Limit, now_s: float) -> "Bucket":
         return self
@@ -142,9 +136,6 @@ class Seats:
 
     def refit(self, limit: Limit, now_ns: int) -> None:
         self.limit = limit
-
-    def account(self, now_s: float) -> "Seats":
-        return self
 
     def peek(self, limit: Limit, now_s: float) -> "Seats":
         return self
@@ -247,6 +238,7 @@ class Ledger:
         self._current = None
 
     def account(self, now_s: float) -> Tally:
+        """What a call made now, under its limit, holds of."""
         current = self._current
         if current is None or not current.starts_s <= now_s < current.ends_s:
             assert self.limit is not None

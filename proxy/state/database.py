@@ -8,7 +8,7 @@ lowered, so that writing twice, or late, or after a clock was set back, loses no
 import fcntl
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -78,7 +78,7 @@ class Database:
             for policy, clause, subject, unit, start_s, end_s, spent in rows
         ]
 
-    def write_spend(self, balances: Mapping[SpendKey, int], now_s: float) -> None:
+    def write_spend(self, balances: Iterable[tuple[SpendKey, int]], now_s: float) -> None:
         """One transaction: these balances in, windows older than 40 days out."""
         with self._transaction():
             self._connection.executemany(
@@ -86,7 +86,7 @@ class Database:
                 ON CONFLICT DO UPDATE SET spent = max(spent, excluded.spent)""",
                 [
                     (policy, clause, subject, unit.value, *window, min(spent, MOST_SPENT))
-                    for (policy, clause, subject, unit, window), spent in balances.items()
+                    for (policy, clause, subject, unit, window), spent in balances
                 ],
             )
             self._connection.execute(

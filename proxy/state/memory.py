@@ -14,11 +14,13 @@ from math import inf
 from proxy.clock import Clock
 from proxy.policy.contract import Balance, Charge, Limit, Rate, Slots, Unit
 from proxy.state.contract import Delivery, Denial
-from proxy.state.counters import Account, Bucket, Calendar, Counter, Ledger, Seats, Tally, Window
+from proxy.state.counters import Account, Bucket, Calendar, Ledger, Seats, Tally, Window
 
 Key = tuple[str, str, str]  # policy, clause, subject
+Counter = Bucket | Seats | Ledger
 Hold = tuple[Charge, Account]
-Report = Callable[[tuple[Balance, ...]], None]
+QuotaHold = tuple[Charge, Tally]
+Report = Callable[[Sequence[QuotaHold]], None]
 
 # Looked at for each call, and more for each new counter, so that counters at rest leave faster than new ones come.
 SWEPT_PER_CALL = 1
@@ -44,15 +46,18 @@ class Spend:
 
 
 class MemoryReservation:
-    """What one call holds in a MemoryStore: each charge with the account that it is held of."""
+    """What one call holds in a MemoryStore: each charge with the account that it is held of. quotas: those of windows once more."""
 
-    __slots__ = ("_clock", "_holds", "_report", "_settled", "shadowed")
+    __slots__ = ("_clock", "_holds", "_quotas", "_report", "_told", "shadowed")
 
-    def __init__(self, clock: Clock, holds: Sequence[Hold], shadowed: tuple[Denial, ...], report: Report) -> None:
+    def __init__(
+        self, clock: Clock, holds: Sequence[Hold], quotas: Sequence[QuotaHold], shadowed: tuple[Denial, ...], report: Report
+    ) -> None:
         self._clock = clock
         self._holds = holds
+        self._quotas = quotas
         self._report = report
-        self._settled: tuple[Balance, ...] | None = None
+        self._told: tuple[Balance, ...] | None = None
         self.shadowed = shadowed
 
     def balances(self, *units: Unit) -> tuple[Balance, ...]:
@@ -64,34 +69,41 @@ class MemoryReservation:
         return tuple(balances)
 
     async def settle(self, used: Mapping[Unit, int]) -> tuple[Balance, ...]:
-        if self._settled is None:
-            now_ns, now_s = self._clock.monotonic_ns(), self._clock.wall_s()
+        told = self._told
+        if told is None:
+            now_ns = self._clock.monotonic_ns()
             for charge, account in self._holds:
-                spent = used.get(charge.limit.unit, charge.amount)
-                account.settle(charge.amount, spent if spent > 0 else 0, now_ns)
-            self._settled = tuple([a.balance(c, now_ns, now_s) for c, a in self._holds if type(a) is Tally])
-            self._report(self._settled)
-        return self._settled
+                held = charge.amount
+                spent = used.get(charge.limit.unit, held)
+                account.settle(held, spent if spent > 0 else 0, now_ns)
+            told = ()
+            for charge, tally in self._quotas:
+                told_from = charge.limit.told_from
+                if told_from is not None and tally.spent >= told_from:
+                    told += (tally.balance(charge, now_ns, self._clock.wall_s()),)
+            self._told = told
+            self._report(self._quotas)
+        return told
 
     def __repr__(self) -> str:
-        state = "open" if self._settled is None else "settled"
+        state = "open" if self._told is None else "settled"
         return f"<MemoryReservation {state}: {', '.join(_words(charge) for charge, _ in self._holds) or 'nothing'}>"
 
 
 class MemoryStore:
     """A StateStore and an Outbox that last as long as the process.
 
-    report: told where the quotas of each call stand that has settled, once. What it raises reaches whoever settles; nothing is held
-    by then.
+    report: told of the quotas of each call that has settled, once. What it raises reaches whoever settles; nothing is held by then.
     """
 
-    def __init__(self, clock: Clock, *, report: Report = lambda balances: None) -> None:
+    def __init__(self, clock: Clock, *, report: Report = lambda quotas: None) -> None:
         self._clock = clock
         self._report = report
         self._calendar = Calendar()
         self._counters: dict[Key, Counter] = {}
         self._ledgers: dict[Key, Ledger] = {}  # those of the counters that are quotas
         self._round: deque[Key] = deque()  # every counter once, the next to be looked at first
+        self._changed: dict[Tally, Charge] = {}  # with the charge that changed it last
         self._undelivered: dict[str, Delivery] = {}
         self._delivered: dict[str, float] = {}  # id → epoch seconds, oldest first
 
@@ -100,6 +112,7 @@ class MemoryStore:
         if len(self._round) > KEPT:
             self._forget(SWEPT_PER_CALL, now_ns, now_s)
         holds: list[Hold] = []
+        quotas: list[QuotaHold] = []
         over: list[tuple[Charge, Account, float | None]] = []
         counters = self._counters
         for charge in charges:
@@ -107,7 +120,11 @@ class MemoryStore:
             counter = counters.get((limit.policy, limit.clause, charge.subject))
             if counter is None or counter.limit is not limit:
                 counter = self._fitting(charge, counter, now_ns, now_s)
-            account = counter.account(now_s)
+            if isinstance(counter, Ledger):
+                account: Account = (tally := counter.account(now_s))
+                quotas.append((charge, tally))
+            else:
+                account = counter
             # Held at once, given back below if need be: two charges of one counter must not both fit where only one does.
             wait_s = account.hold(charge, now_ns, now_s)
             holds.append((charge, account))
@@ -118,7 +135,7 @@ class MemoryStore:
                 account.settle(charge.amount, 0, now_ns)
             return max((_denial(*one, now_ns, now_s) for one in over if one[0].enforced), key=_longest)
         shadowed = tuple([_denial(*one, now_ns, now_s) for one in over]) if over else ()
-        return MemoryReservation(self._clock, holds, shadowed, self._report)
+        return MemoryReservation(self._clock, holds, quotas, shadowed, self._settled)
 
     def peek(self, charge: Charge) -> Balance:
         now_ns, now_s = self._clock.monotonic_ns(), self._clock.wall_s()
@@ -135,6 +152,12 @@ class MemoryStore:
             if ledger.limit is not None:
                 tally = ledger.peek(ledger.limit, now_s)
                 yield ledger.limit, subject, tally.spent, tally.held, tally.window
+
+    def changed(self) -> tuple[Balance, ...]:
+        now_ns, now_s = self._clock.monotonic_ns(), self._clock.wall_s()
+        balances = tuple(tally.balance(charge, now_ns, now_s) for tally, charge in self._changed.items())
+        self._changed.clear()
+        return balances
 
     def restore(self, spends: Iterable[Spend]) -> None:
         """Take over what was spent before this process. spends: of windows still open or just closed, oldest first."""
@@ -177,6 +200,11 @@ class MemoryStore:
     def __repr__(self) -> str:
         quotas, pages = len(self._ledgers), len(self._undelivered)
         return f"<MemoryStore {len(self._counters)} counters, {quotas} of them quotas; {pages} pages to deliver>"
+
+    def _settled(self, quotas: Sequence[QuotaHold]) -> None:
+        for charge, tally in quotas:
+            self._changed[tally] = charge
+        self._report(quotas)
 
     def _fitting(self, charge: Charge, known: Counter | None, now_ns: int, now_s: float) -> Counter:
         """The counter of a charge whose limit it does not count under yet. known: the one of before a reload, if any."""

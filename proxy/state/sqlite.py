@@ -1,8 +1,8 @@
 """Limits in memory, money and pages on disk: what a clean restart must find again.
 
-A MemoryStore decides. When a call settles, the new balance of each of its quotas is noted, and a moment later one thread writes all
-that were noted in one transaction. So no call waits for the disk, and no call is refused because of it. The rule a reader could
-break: a noted balance stays noted until it is written, whatever happens to the write.
+A MemoryStore decides. When a call settles, the tally of each of its quotas is noted, and a moment later one thread writes where all
+that were noted stand by then, in one transaction. So no call waits for the disk, and no call is refused because of it. The rule a
+reader could break: a noted tally stays noted until what it says is written, whatever happens to the write or to the tally meanwhile.
 
     settled ─► unwritten ──50 ms──► written
                    ▲                   │
@@ -21,9 +21,9 @@ from proxy.clock import Clock
 from proxy.errors import StateUnavailable
 from proxy.policy.contract import Balance, Charge, Limit
 from proxy.state.contract import Delivery, Denial
-from proxy.state.counters import Window
+from proxy.state.counters import Tally, Window
 from proxy.state.database import Database, SpendKey, unusable
-from proxy.state.memory import MemoryReservation, MemoryStore, Spend
+from proxy.state.memory import MemoryReservation, MemoryStore, QuotaHold, Spend
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -56,7 +56,7 @@ class SqliteStore:
         self._thread = thread
         self._group_s = group_s
         self._loop = asyncio.get_running_loop()
-        self._unwritten: dict[SpendKey, int] = {}
+        self._unwritten: dict[Tally, Charge] = {}  # with a charge that was held of it, which says whose it is
         self._timer: asyncio.TimerHandle | None = None
         self._writer: asyncio.Task[None] | None = None
         self._closed = False
@@ -88,13 +88,17 @@ class SqliteStore:
         """As MemoryStore.quotas."""
         return self._memory.quotas(most=most)
 
+    def changed(self) -> tuple[Balance, ...]:
+        """As MemoryStore.changed."""
+        return self._memory.changed()
+
     async def flush(self) -> None:
-        """Write every balance noted so far. Errors: StateUnavailable; they stay noted."""
-        group = dict(self._unwritten)
-        await self._run(self._database.write_spend, group, self._clock.wall_s())
-        for key, spent in group.items():
-            if self._unwritten.get(key) == spent:  # and not more by now
-                del self._unwritten[key]
+        """Write every tally noted so far. Errors: StateUnavailable; they stay noted."""
+        group = [(tally, _key(charge, tally), tally.spent) for tally, charge in self._unwritten.items()]
+        await self._run(self._database.write_spend, [(key, spent) for _, key, spent in group], self._clock.wall_s())
+        for tally, _, spent in group:
+            if tally.spent == spent:  # and not more by now
+                self._unwritten.pop(tally, None)
 
     async def close(self) -> None:
         if self._closed:
@@ -102,6 +106,7 @@ class SqliteStore:
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
         try:
             if self._writer is not None:
                 await self._writer
@@ -131,18 +136,14 @@ class SqliteStore:
         failed = f"{self.failures} failed writes" + (f", the last: {self.last_failure}" if self.last_failure else "")
         return f"<SqliteStore {self._directory} {state}: {len(self._unwritten)} balances unwritten, {failed}; {self._memory!r}>"
 
-    def _note(self, balances: Sequence[Balance]) -> None:
-        """Settled balances of quotas, to be written with the next group. Errors: StateUnavailable after close: they would be lost."""
-        noted = self._unwritten
-        for balance in balances:
-            window, spent = balance.window, balance.spent
-            if spent and window is not None:
-                charge = balance.charge
-                limit = charge.limit
-                noted[limit.policy, limit.clause, charge.subject, limit.unit, window] = spent
-                self._check_open()
-        if noted and self._timer is None:
-            self._write_in(self._group_s)
+    def _note(self, quotas: Sequence[QuotaHold]) -> None:
+        """Quotas that a call settled, to be written with the next group. Errors: StateUnavailable after close: they would be lost."""
+        for charge, tally in quotas:
+            if tally.spent:
+                self._unwritten[tally] = charge
+                if self._timer is None:  # as after close
+                    self._check_open()
+                    self._write_in(self._group_s)
 
     def _check_open(self) -> None:
         if self._closed:
@@ -181,6 +182,11 @@ def _load(directory: Path, now_s: float) -> tuple[Database, list[Spend]]:
     except BaseException:
         database.close()
         raise
+
+
+def _key(charge: Charge, tally: Tally) -> SpendKey:
+    limit = charge.limit
+    return limit.policy, limit.clause, charge.subject, limit.unit, tally.window
 
 
 async def _on_disk(thread: ThreadPoolExecutor, directory: Path, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from proxy.accounts import MOST_KINDS, MOST_NAME_CHARS, Accounts
 from proxy.call import Kind, Principal, Usage
 from proxy.errors import Refusal, UpstreamError
+from proxy.policy.contract import Balance, Charge, Limit, Quota, Unit
 from proxy.policy.policyset import PolicySet
 from proxy.telemetry.logs import Log
 from proxy.telemetry.metrics import Metrics
@@ -48,7 +49,8 @@ class Books:
         self._fd = os.open(path, os.O_CREAT | os.O_WRONLY)
         self.log = Log(self._fd, clock=FakeClock(wall_s=1.0), gather_s=0)
         self.metrics = Metrics(version="1", clock=FakeClock(wall_s=1.0))
-        self.accounts = Accounts(log=self.log, metrics=self.metrics, loop=loop)
+        self.changed: list[Balance] = []
+        self.accounts = Accounts(log=self.log, metrics=self.metrics, changed=lambda: self.changed, loop=loop)
         self.activate("gpt-4.1")
 
     def activate(self, *models: str) -> None:
@@ -62,6 +64,12 @@ class Books:
         """Calls by the model they count on."""
         families = text_string_to_metric_families((await self.metrics.render()).decode())
         return {s.labels["model"]: s.value for family in families for s in family.samples if s.name == "tollhouse_calls_total"}
+
+    async def budgets(self) -> dict[str, float]:
+        """Spent shares by policy."""
+        families = text_string_to_metric_families((await self.metrics.render()).decode())
+        shown = (s for family in families for s in family.samples if s.name == "tollhouse_budget_spent_ratio")
+        return {s.labels["policy"]: s.value for s in shown}
 
     def close(self) -> None:
         self.log.close(within_s=20)
@@ -100,6 +108,19 @@ async def test_a_call_that_cannot_be_told_of_hides_no_other(books: Books) -> Non
     lines = books.lines()
     assert [line["request_id"] for line in lines if line["event"] == "call.finished"] == ["req_1", "req_2"]
     assert [line["request_id"] for line in lines if line["event"] == "fault.caught"] == ["req_broken"]
+
+
+async def test_a_budget_is_shown_where_a_call_settled_on_it_and_where_one_was_refused_by_it(books: Books) -> None:
+    def budget(policy: str, spent: int) -> Balance:
+        limit = Limit(policy, "budget", Unit.NANOUSD, Quota(100, "day", "UTC"), error="budget_exceeded")
+        return Balance(Charge(limit, "everyone", 1), remaining=0, reset_s=0.0, spent=spent, window=(0, 86_400))
+
+    books.changed = [budget("a", 30), budget("b", 20)]
+    refused = trip(Refusal("budget_exceeded", "", policy="c", clause="budget"))
+    refused.balances = (budget("c", 90),)
+    books.accounts.finished(refused)
+    books.accounts.tell()
+    assert await books.budgets() == {"a": 0.3, "b": 0.2, "c": 0.9}
 
 
 async def test_every_field_of_a_kind_is_its_own_and_any_other_value_another_kind(books: Books) -> None:

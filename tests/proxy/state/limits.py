@@ -22,6 +22,13 @@ def slot(amount: int = 1, *, most: int = 4, subject: str = "user=ada", enforced:
     return Charge(limit, subject, amount, enforced=enforced)
 
 
-def money(amount: int, *, quota: Quota = THOUSAND_A_DAY, subject: str = "everyone", enforced: bool = True) -> Charge:
-    limit = Limit("everyone", "budget", Unit.NANOUSD, quota, "budget_exceeded")
+def money(
+    amount: int,
+    *,
+    quota: Quota = THOUSAND_A_DAY,
+    subject: str = "everyone",
+    enforced: bool = True,
+    told_from: int | None = None,
+) -> Charge:
+    limit = Limit("everyone", "budget", Unit.NANOUSD, quota, "budget_exceeded", told_from)
     return Charge(limit, subject, amount, enforced=enforced)

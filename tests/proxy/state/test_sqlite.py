@@ -203,6 +203,46 @@ async def test_what_is_spent_while_a_group_is_written_is_written_with_the_next(s
     assert rows(directory) == [("everyone", 701)]
 
 
+async def test_what_is_spent_between_the_note_and_the_write_is_written_with_it(store: SqliteStore, directory: Path) -> None:
+    later = await hold(store, money(10))
+    await spend(store, money(100), 70)
+    await later.settle({Unit.NANOUSD: 5})
+    await store.flush()
+    assert rows(directory) == [("everyone", 75)]
+
+
+async def test_a_write_that_failed_while_a_tally_moved_on_keeps_all_of_it(store: SqliteStore, directory: Path) -> None:
+    await spend(store, money(100), 70)
+    with aside(directory) as other:
+        other.execute("ALTER TABLE spend RENAME TO gone")
+    writing = asyncio.create_task(store.flush())
+    await asyncio.sleep(0)  # the group is on its way
+    await spend(store, money(100), 5)
+    with pytest.raises(StateUnavailable):
+        await writing
+    assert "1 balances unwritten" in repr(store)
+    with aside(directory) as other:
+        other.execute("ALTER TABLE gone RENAME TO spend")
+    await store.flush()
+    assert "0 balances unwritten" in repr(store)
+    assert rows(directory) == [("everyone", 75)]
+
+
+async def test_a_tally_that_came_back_while_another_of_its_window_waits_loses_neither(
+    store: SqliteStore, directory: Path, clock: FakeClock
+) -> None:
+    """Two windows are remembered: a clock that steps back further meets the old one anew, and its rows are one."""
+    held = await hold(store, money(100))
+    for _ in range(2):
+        clock.step(DAY)
+        await spend(store, money(1), 1)
+    clock.step(-2 * DAY)
+    await spend(store, money(1), 2)
+    await held.settle({Unit.NANOUSD: 70})
+    await store.flush()
+    assert rows(directory)[0] == ("everyone", 70)
+
+
 async def test_a_call_over_midnight_is_written_to_the_day_that_held_it(
     store: SqliteStore, directory: Path, clock: FakeClock
 ) -> None:

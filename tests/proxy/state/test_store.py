@@ -78,11 +78,44 @@ async def test_balances_can_be_asked_for_by_unit(store: StateStore) -> None:
     assert held.balances(Unit.SLOTS) == (store.peek(slot()),)
 
 
-async def test_a_settlement_says_where_its_quotas_stand_and_nothing_else(store: StateStore) -> None:
-    other = money(20, subject="key=web")
-    held = await hold(store, money(300), slot(), requests(), other)
-    assert await held.settle({Unit.NANOUSD: 70}) == (held.balances()[0], held.balances()[3])
-    assert [(balance.spent, balance.held) for balance in held.balances(Unit.NANOUSD)] == [(70, 0), (70, 0)]
+async def test_a_settlement_says_where_the_quotas_stand_whose_clause_is_to_be_told(store: StateStore) -> None:
+    told = [money(300, subject=f"key={n}", told_from=told_from) for n, told_from in enumerate((0, 70, 71, None))]
+    held = await hold(store, told[0], slot(), requests(), *told[1:])
+    assert await held.settle({Unit.NANOUSD: 70}) == (store.peek(told[0]), store.peek(told[1]))
+    assert [(balance.spent, balance.held) for balance in held.balances(Unit.NANOUSD)] == [(70, 0)] * 4
+
+
+async def test_a_reload_tells_each_call_by_the_limit_it_began_under(store: StateStore) -> None:
+    early, late = money(300, told_from=50), money(300, told_from=90)
+    first, second = await hold(store, early), await hold(store, late)
+    assert [balance.charge for balance in await first.settle({Unit.NANOUSD: 60})] == [early]
+    assert await second.settle({Unit.NANOUSD: 20}) == ()
+
+
+async def test_quotas_that_calls_settled_on_are_told_once_as_they_stand(store: StateStore, clock: FakeClock) -> None:
+    assert store.changed() == ()
+    open_still = await hold(store, money(300), slot(), requests())
+    assert store.changed() == ()
+    await spend(store, money(100, subject="key=web"), 70)
+    await spend(store, money(100), 70)
+    await spend(store, money(100), 20)
+    assert store.changed() == (store.peek(money(100, subject="key=web")), store.peek(money(100)))
+    assert store.changed() == ()
+    clock.advance(DAY)
+    await spend(store, money(100), 0)
+    await open_still.settle({Unit.NANOUSD: 50})
+    assert [(balance.spent, balance.window) for balance in store.changed()] == [
+        (0, store.peek(money(0)).window),
+        (140, open_still.balances(Unit.NANOUSD)[0].window),
+    ]
+
+
+async def test_a_settlement_told_of_is_the_same_when_asked_again(store: StateStore) -> None:
+    held = await hold(store, money(300, told_from=1))
+    first = await held.settle({Unit.NANOUSD: 70})
+    assert [balance.spent for balance in first] == [70]
+    await spend(store, money(100), 50)
+    assert await held.settle({Unit.NANOUSD: 900}) == first
 
 
 async def test_balances_of_a_settled_call_are_those_of_now(store: StateStore) -> None:
@@ -253,7 +286,7 @@ async def test_a_call_over_midnight_is_spent_on_the_day_that_held_it(store: Stat
     yesterday = held.balances()[0].window
     clock.advance(17 * HOUR)
     today = await hold(store, money(1000))
-    (balance,) = await held.settle({Unit.NANOUSD: 700})
+    (balance,) = await settle(held, {Unit.NANOUSD: 700})
     assert (balance.window, balance.spent, balance.held, balance.reset_s) == (yesterday, 700, 0, 0)
     assert store.peek(money(0)) == replace(today.balances()[0], charge=money(0))
 
