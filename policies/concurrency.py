@@ -14,6 +14,7 @@ class Concurrency(Clause):
 
     clause: ClassVar[str] = "concurrency"
     stage: ClassVar[Stage] = Stage.ADMIT
+    steady: ClassVar[bool] = True
 
     calls: Count = option("calls that may run at once")
     by: By = option("who shares one limit: user, key, tag, model, everyone, or a list of these (user)", default=("user",))

@@ -14,6 +14,7 @@ class RateLimit(Clause):
 
     clause: ClassVar[str] = "rate_limit"
     stage: ClassVar[Stage] = Stage.ADMIT
+    steady: ClassVar[bool] = True
 
     requests: Count = option("calls that are let through in each period")
     per: RatePeriod = option("second, minute, hour or day")

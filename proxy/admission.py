@@ -15,7 +15,7 @@ from proxy.counting import count_input
 from proxy.deadlines import Watch
 from proxy.entry import Entry
 from proxy.errors import InvalidCall, NotAdmitted, Refusal
-from proxy.policy.contract import Charge, Unit
+from proxy.policy.contract import Unit
 from proxy.policy.policyset import Plan, PolicySet
 from proxy.state.contract import Denial, StateStore
 from proxy.tokens import Tokenizer
@@ -148,13 +148,13 @@ class Admission:
         """Hold every charge, or refuse. Where only the byte bound stands in the way, the tokenizer is asked before saying no."""
         call, plan = trip.call, trip.plan
         assert plan is not None
-        held = await self.store.reserve(_charges(call, plan))
+        held = await self.store.reserve(trip.set.charges(call, plan))
         if isinstance(held, Denial) and held.charge.limit.unit in (Unit.TOKENS, Unit.NANOUSD) and call.fields is not None:
             counted = await count_input(call, self.tokenizer)
             likely = counted.tokens + counted.tokens // 32 + 16  # framing is not published to the token, so a little on top
             if counted.exact and likely < call.input_bound:
                 call.input_bound = likely
-                held = await self.store.reserve(_charges(call, plan))
+                held = await self.store.reserve(trip.set.charges(call, plan))
         if isinstance(held, Denial):
             trip.balances = (held.balance,)
             raise _refusal(held)
@@ -204,15 +204,6 @@ def _price(trip: Trip, call: Call) -> None:
     if call.fields is None or hides_input(call.surface.name, call.fields):
         known = policies.prices.context(call.model) if call.model is not None else None
         call.input_bound = max(call.input_bound, known or MOST_CONTEXT)
-
-
-def _charges(call: Call, plan: Plan) -> list[Charge]:
-    """What every policy wants held; a shadowed one's is counted and never refuses."""
-    charges: list[Charge] = []
-    for clause, shadow in plan.charges:
-        asked = clause.charges(call)
-        charges += [Charge(c.limit, c.subject, c.amount, enforced=False) for c in asked] if shadow else asked
-    return charges
 
 
 def _refusal(denial: Denial) -> Refusal:

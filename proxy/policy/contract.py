@@ -189,6 +189,7 @@ class Clause:
 
     clause: ClassVar[str]
     stage: ClassVar[Stage]
+    steady: ClassVar[bool] = False  # whether what it charges follows from the caller and the model alone, so that it is asked once
     policy: str
 
     def sends(self, model: str) -> str:

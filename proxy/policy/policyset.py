@@ -1,7 +1,7 @@
 """A compiled policy file: one frozen value that a call keeps from its first line to its last.
 
 It answers who calls, which rules apply, how much body may be read, and which upstream takes a model. Nothing here reads, waits or
-counts. The rule a reader could break: every answer depends on the arguments alone. The two caches are bounded and only remember
+counts. The rule a reader could break: every answer depends on the arguments alone. The caches are bounded and only remember
 answers; names in them come from clients.
 """
 
@@ -12,9 +12,9 @@ from fnmatch import translate
 from types import MappingProxyType
 from typing import TypeVar
 
-from proxy.call import Principal, Timeouts
+from proxy.call import Call, Principal, Timeouts
 from proxy.errors import Refusal
-from proxy.policy.contract import Balance, Clause, Notice
+from proxy.policy.contract import Balance, Charge, Clause, Notice
 from proxy.policy.keys import KeyRing
 from proxy.policy.prices import PriceTable
 from proxy.policy.reading import Reading
@@ -95,12 +95,12 @@ class Policy:
     clauses: tuple[Clause, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Plan:
     """The clauses that a call meets, by hook and in stage order; those of shadowed policies apart.
 
-    model: the name that will be sent upstream. charges: each with whether it is shadowed. watchers: who hears of settled balances,
-    by (policy, clause).
+    model: the name that will be sent upstream. charges: each with whether it is shadowed; varying: those of them that are not steady.
+    watchers: who hears of settled balances, by (policy, clause). A plan is itself and no other: what is remembered goes by it.
     """
 
     model: str | None
@@ -109,6 +109,7 @@ class Plan:
     check: tuple[Clause, ...]
     shadow_check: tuple[Clause, ...]
     charges: tuple[tuple[Clause, bool], ...]
+    varying: tuple[tuple[Clause, bool], ...]
     watchers: Mapping[tuple[str, str], Clause]
 
     def notices(self, balance: Balance) -> tuple[Notice, ...]:
@@ -136,6 +137,7 @@ class PolicySet:
     policies: tuple[Policy, ...]
     source: Reading
     _plans: dict[tuple[str, str, str | None], Plan] = field(default_factory=dict)
+    _steady: dict[tuple[Plan, Principal, str | None], tuple[Charge, ...]] = field(default_factory=dict)
     _limits: dict[tuple[str, str], tuple[int, str | None]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
@@ -175,15 +177,27 @@ class PolicySet:
         def having(hook: str, *, shadow: bool) -> tuple[Clause, ...]:
             return tuple(c for c, shadowed in met if shadowed is shadow and _overrides(c, hook))
 
+        charges = tuple(pair for pair in met if _overrides(pair[0], "charges"))
         return Plan(
             model=sent,
             prepare=having("prepare", shadow=False),
             shadow_prepare=having("prepare", shadow=True),
             check=having("check", shadow=False),
             shadow_check=having("check", shadow=True),
-            charges=tuple(pair for pair in met if _overrides(pair[0], "charges")),
+            charges=charges,
+            varying=tuple(pair for pair in charges if not pair[0].steady),
             watchers=MappingProxyType({(c.policy, c.clause): c for c, _ in met if _overrides(c, "settled")}),
         )
+
+    def charges(self, call: Call, plan: Plan) -> list[Charge]:
+        """What every clause wants held, the steady ones first; a shadowed one's is counted and never refuses."""
+        who = (plan, call.principal, call.model)
+        steady = self._steady.get(who)
+        if steady is None:
+            steady = tuple(_charges(call, (pair for pair in plan.charges if pair[0].steady)))
+            if len(call.principal.user) + len(call.model or "") <= _LONGEST_CACHED_NAME:
+                _remember(self._steady, who, steady)
+        return [*steady, *_charges(call, plan.varying)] if plan.varying else list(steady)
 
     def body_limit(self, principal: Principal, path: str) -> tuple[int, str | None]:
         """The most bytes of body to read, and the policy that says so, None for the proxy's own bound.
@@ -225,6 +239,14 @@ class PolicySet:
 
 def _overrides(clause: Clause, hook: str) -> bool:
     return getattr(type(clause), hook) is not getattr(Clause, hook)
+
+
+def _charges(call: Call, clauses: Iterable[tuple[Clause, bool]]) -> list[Charge]:
+    charges: list[Charge] = []
+    for clause, shadow in clauses:
+        asked = clause.charges(call)
+        charges += [Charge(c.limit, c.subject, c.amount, enforced=False) for c in asked] if shadow else asked
+    return charges
 
 
 def _remember(cache: dict[K, V], key: K, value: V) -> None:

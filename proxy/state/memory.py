@@ -48,20 +48,20 @@ class Spend:
 class MemoryReservation:
     """What one call holds in a MemoryStore: each charge with the account that it is held of. quotas: those of windows once more."""
 
-    __slots__ = ("_clock", "_holds", "_quotas", "_report", "_told", "shadowed")
+    __slots__ = ("_holds", "_quotas", "_store", "_told", "shadowed")
 
     def __init__(
-        self, clock: Clock, holds: Sequence[Hold], quotas: Sequence[QuotaHold], shadowed: tuple[Denial, ...], report: Report
+        self, store: "MemoryStore", holds: Sequence[Hold], quotas: Sequence[QuotaHold], shadowed: tuple[Denial, ...]
     ) -> None:
-        self._clock = clock
+        self._store = store
         self._holds = holds
         self._quotas = quotas
-        self._report = report
         self._told: tuple[Balance, ...] | None = None
         self.shadowed = shadowed
 
     def balances(self, *units: Unit) -> tuple[Balance, ...]:
-        now_ns, now_s = self._clock.monotonic_ns(), self._clock.wall_s()
+        clock = self._store.clock
+        now_ns, now_s = clock.monotonic_ns(), clock.wall_s()
         balances = []
         for charge, account in self._holds:
             if not units or charge.limit.unit in units:
@@ -69,21 +69,16 @@ class MemoryReservation:
         return tuple(balances)
 
     async def settle(self, used: Mapping[Unit, int]) -> tuple[Balance, ...]:
-        told = self._told
-        if told is None:
-            now_ns = self._clock.monotonic_ns()
+        if self._told is None:
+            store = self._store
+            now_ns = store.clock.monotonic_ns()
             for charge, account in self._holds:
                 held = charge.amount
                 spent = used.get(charge.limit.unit, held)
                 account.settle(held, spent if spent > 0 else 0, now_ns)
-            told = ()
-            for charge, tally in self._quotas:
-                told_from = charge.limit.told_from
-                if told_from is not None and tally.spent >= told_from:
-                    told += (tally.balance(charge, now_ns, self._clock.wall_s()),)
-            self._told = told
-            self._report(self._quotas)
-        return told
+            self._told = store.note(self._quotas, now_ns) if self._quotas else ()
+            store.report(self._quotas)
+        return self._told
 
     def __repr__(self) -> str:
         state = "open" if self._told is None else "settled"
@@ -97,8 +92,8 @@ class MemoryStore:
     """
 
     def __init__(self, clock: Clock, *, report: Report = lambda quotas: None) -> None:
-        self._clock = clock
-        self._report = report
+        self.clock = clock
+        self.report = report
         self._calendar = Calendar()
         self._counters: dict[Key, Counter] = {}
         self._ledgers: dict[Key, Ledger] = {}  # those of the counters that are quotas
@@ -108,7 +103,7 @@ class MemoryStore:
         self._delivered: dict[str, float] = {}  # id → epoch seconds, oldest first
 
     async def reserve(self, charges: Sequence[Charge]) -> MemoryReservation | Denial:
-        now_ns, now_s = self._clock.monotonic_ns(), self._clock.wall_s()
+        now_ns, now_s = self.clock.monotonic_ns(), self.clock.wall_s()
         if len(self._round) > KEPT:
             self._forget(SWEPT_PER_CALL, now_ns, now_s)
         holds: list[Hold] = []
@@ -135,10 +130,10 @@ class MemoryStore:
                 account.settle(charge.amount, 0, now_ns)
             return max((_denial(*one, now_ns, now_s) for one in over if one[0].enforced), key=_longest)
         shadowed = tuple([_denial(*one, now_ns, now_s) for one in over]) if over else ()
-        return MemoryReservation(self._clock, holds, quotas, shadowed, self._settled)
+        return MemoryReservation(self, holds, quotas, shadowed)
 
     def peek(self, charge: Charge) -> Balance:
-        now_ns, now_s = self._clock.monotonic_ns(), self._clock.wall_s()
+        now_ns, now_s = self.clock.monotonic_ns(), self.clock.wall_s()
         limit = charge.limit
         counter = self._counters.get((limit.policy, limit.clause, charge.subject))
         if counter is None or not counter.counts(limit):
@@ -147,14 +142,24 @@ class MemoryStore:
 
     def quotas(self, *, most: int = 1000) -> Iterator[tuple[Limit, str, int, int, Window]]:
         """The longest known first. A quota that was restored is not among them before its first call brings its limit."""
-        now_s = self._clock.wall_s()
+        now_s = self.clock.wall_s()
         for (_, _, subject), ledger in tuple(islice(self._ledgers.items(), most)):
             if ledger.limit is not None:
                 tally = ledger.peek(ledger.limit, now_s)
                 yield ledger.limit, subject, tally.spent, tally.held, tally.window
 
+    def note(self, quotas: Sequence[QuotaHold], now_ns: int) -> tuple[Balance, ...]:
+        """Remember that calls settled on these quotas. Returns the balances of those whose clause is to be told."""
+        told: tuple[Balance, ...] = ()
+        for charge, tally in quotas:
+            self._changed[tally] = charge
+            told_from = charge.limit.told_from
+            if told_from is not None and tally.spent >= told_from:
+                told += (tally.balance(charge, now_ns, self.clock.wall_s()),)
+        return told
+
     def changed(self) -> tuple[Balance, ...]:
-        now_ns, now_s = self._clock.monotonic_ns(), self._clock.wall_s()
+        now_ns, now_s = self.clock.monotonic_ns(), self.clock.wall_s()
         balances = tuple(tally.balance(charge, now_ns, now_s) for tally, charge in self._changed.items())
         self._changed.clear()
         return balances
@@ -173,7 +178,7 @@ class MemoryStore:
         """Nothing to write, nothing to let go of."""
 
     async def put(self, deliveries: Sequence[Delivery]) -> int:
-        now_s = self._clock.wall_s()
+        now_s = self.clock.wall_s()
         for id, delivered_s in tuple(islice(self._delivered.items(), 2 * len(deliveries))):
             if delivered_s + KNOWN_S < now_s:
                 del self._delivered[id]
@@ -195,16 +200,11 @@ class MemoryStore:
 
     async def done(self, id: str) -> None:
         if self._undelivered.pop(id, None) is not None:
-            self._delivered[id] = self._clock.wall_s()
+            self._delivered[id] = self.clock.wall_s()
 
     def __repr__(self) -> str:
         quotas, pages = len(self._ledgers), len(self._undelivered)
         return f"<MemoryStore {len(self._counters)} counters, {quotas} of them quotas; {pages} pages to deliver>"
-
-    def _settled(self, quotas: Sequence[QuotaHold]) -> None:
-        for charge, tally in quotas:
-            self._changed[tally] = charge
-        self._report(quotas)
 
     def _fitting(self, charge: Charge, known: Counter | None, now_ns: int, now_s: float) -> Counter:
         """The counter of a charge whose limit it does not count under yet. known: the one of before a reload, if any."""

@@ -3,8 +3,10 @@
 from itertools import permutations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from proxy.call import Principal, Timeouts
+from proxy.call import Call, Principal, Timeouts
 from proxy.errors import Refusal
 from proxy.policy.contract import Balance, Clause
 from proxy.policy.policyset import DEFAULT_BODY_BYTES, Globs, PolicySet
@@ -120,6 +122,47 @@ def test_a_plan_is_made_once_and_what_clients_can_make_us_remember_is_bounded() 
     assert len(policies._limits) <= 4096
     assert max(len(model or "") for _, _, model in policies._plans) < 1000
     assert policies_met(policies, WEB, CHAT, "gpt-4.1") == ["a"]
+
+
+STEADY = "{name: a, rate_limit: {requests: 5, per: minute, by: [user, model]}, concurrency: {calls: 1, by: tag}}"
+VARYING = "{name: b, budget: {usd: 5, per: day}, token_limit: {tokens: 5000, per: minute}}"
+SHADOWED = "{name: c, mode: shadow, concurrency: {calls: 1}, token_limit: {tokens: 5, per: minute}}"
+CALLS = st.builds(
+    lambda user, tags, model, bound: a_call(principal=Principal("web", user, tags), model=model, input_bound=bound),
+    st.sampled_from(["ada", "bob"]),
+    st.sampled_from([(), ("x",), ("x", "y")]),
+    st.sampled_from(["gpt-4.1", "o3", None]),
+    st.integers(0, 3),
+)
+
+
+@given(st.lists(st.sampled_from([STEADY, VARYING, SHADOWED]), min_size=1, unique=True), st.lists(CALLS, max_size=12))
+def test_what_is_held_of_a_call_does_not_depend_on_the_calls_before_it(lines: list[str], calls: list[Call]) -> None:
+    policies = with_policies(*lines)
+    for call in calls:
+        plan = policies.plan(WEB, CHAT, call.model)
+        asked = [(c.limit, c.subject, c.amount, c.enforced and not shadow) for k, shadow in plan.charges for c in k.charges(call)]
+        held = [(c.limit, c.subject, c.amount, c.enforced) for c in policies.charges(call, plan)]
+        assert sorted(held, key=repr) == sorted(asked, key=repr)
+
+
+def test_callers_whose_charges_are_remembered_are_bounded_and_so_are_their_names() -> None:
+    policies = with_policies(STEADY, VARYING)
+    plan = policies.plan(WEB, CHAT, "gpt-4.1")
+    for n in range(5000):
+        policies.charges(a_call(principal=Principal("web", f"user{n}")), plan)
+    policies.charges(a_call(principal=Principal("web", "u" * 10_000)), plan)
+    assert len(policies._steady) <= 4096
+    assert max(len(principal.user) for _, principal, _ in policies._steady) < 1000
+
+
+def test_charges_asked_for_are_the_callers_to_change() -> None:
+    policies = with_policies(STEADY)
+    plan = policies.plan(WEB, CHAT, "gpt-4.1")
+    once = policies.charges(a_call(), plan)
+    count = len(once)
+    once.clear()
+    assert len(policies.charges(a_call(), plan)) == count > 0
 
 
 def test_a_settled_balance_is_told_to_the_clause_it_belongs_to() -> None:
