@@ -406,3 +406,14 @@ async def test_a_closed_store_refuses_instead_of_losing(directory: Path, clock: 
     with pytest.raises(StateUnavailable):
         await store.put([])
     assert set(modes(directory)) == {"state", "lock", "state.sqlite3"}
+
+
+async def test_a_store_closed_with_a_write_due_refuses_instead_of_losing(directory: Path, clock: FakeClock) -> None:
+    store = await SqliteStore.open(directory, clock, group_s=NEVER_S)
+    late = [await hold(store, money(10)) for _ in range(2)]
+    await spend(store, money(100), 70)  # and its timer is set
+    await store.close()
+    for one in late:
+        with pytest.raises(StateUnavailable):
+            await one.settle({Unit.NANOUSD: 3})
+    assert rows(directory) == [("everyone", 70)]
