@@ -16,7 +16,7 @@ from proxy.deadlines import Watch
 from proxy.entry import Entry
 from proxy.errors import InvalidCall, NotAdmitted, Refusal
 from proxy.policy.contract import Unit
-from proxy.policy.policyset import Plan, PolicySet
+from proxy.policy.policyset import PolicySet
 from proxy.state.contract import Denial, StateStore
 from proxy.tokens import Tokenizer
 from proxy.trip import Arrival, Observer, Trip
