@@ -50,7 +50,7 @@ class Observer(Protocol):
         """A fault of our own was caught."""
 
 
-@dataclass(eq=False)  # without slots: what is as at the start is the class's, and costs a call nothing
+@dataclass(eq=False, slots=True)
 class Trip:
     """Filled by the steps of the pipeline, told of once it has ended. Times are monotonic nanoseconds, None = not reached.
 
