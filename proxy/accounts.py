@@ -6,7 +6,7 @@ what it costs between calls. The rule a reader could break: whoever shows metric
 
 import asyncio
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
 from proxy.call import Kind
 from proxy.errors import UpstreamError
@@ -23,11 +23,7 @@ MOST_KINDS = 1024
 MOST_NAME_CHARS = 512
 
 
-class _Told(NamedTuple):
-    """What is remembered of a kind of call. line: None where none is written."""
-
-    line: CallLine | None
-    series: Series
+_Told = tuple[CallLine | None, Series]  # what is remembered of a kind of call; no line where none is written
 
 
 class Accounts:
@@ -56,9 +52,16 @@ class Accounts:
         """Tell of every call that has ended by now."""
         ended, self._ended = self._ended, []
         lines: list[bytes] = []
+        ts = self._log.timestamp()
         for trip in ended:
             try:
-                self._tell(trip, lines)
+                kind = trip.kind()
+                line, series = self._kinds.get(kind) or self._meet(Kind(*kind))
+                if line is not None:
+                    lines.append(self._log.call_finished(line, trip, ts))
+                self._metrics.call_finished(series, trip)
+                if trip.error is not None and isinstance(trip.error, UpstreamError):
+                    self._upstream_failed(trip, trip.error)
             except Exception as error:  # a last line of defence: the call is over and settled, and the next one must be told of
                 self.fault(error, trip.call.id)
             for balance in trip.balances:  # of the limit that refused it
@@ -67,18 +70,9 @@ class Accounts:
         for balance in self._changed():
             self._metrics.budget_settled(balance)
 
-    def _tell(self, trip: Trip, lines: list[bytes]) -> None:
-        kind = trip.kind()
-        told = self._kinds.get(kind) or self._meet(Kind(*kind))
-        if told.line is not None:
-            lines.append(self._log.call_finished(told.line, trip))
-        self._metrics.call_finished(told.series, trip)
-        if trip.error is not None and isinstance(trip.error, UpstreamError):
-            self._upstream_failed(trip, trip.error)
-
     def _meet(self, kind: Kind) -> _Told:
         """A kind of call that is not remembered. It is from here on, if its names are not too long."""
-        told = _Told(self._log.call_line(kind), self._metrics.series(kind))
+        told = self._log.call_line(kind), self._metrics.series(kind)
         outside = (kind.model_asked, kind.model, kind.model_served, kind.error)
         if sum(len(name) for name in outside if name) <= MOST_NAME_CHARS:
             if len(self._kinds) >= MOST_KINDS:

@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from proxy.call import Ending, Kind
 from proxy.clock import Clock
@@ -133,7 +133,8 @@ _SURELY_SHORT = MOST_STRING_BYTES // 4  # characters, each at most four bytes
 _ENDING_LEVEL: Mapping[Ending, Level] = {"upstream_error": "warning", "upstream_broken": "warning", "timed_out": "warning"}
 
 
-class CallLine(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class CallLine:
     """What the lines of calls of one kind have in common. Of their JSON: opening, from behind the time to what is a call's own; rest,
     from there on.
     """
@@ -167,7 +168,6 @@ class Log:
         self._format = format
         self._colour = format == "console" and os.isatty(fd)
         self._second = (-1, "")
-        self._now_ms, self._now = -1, ""
         self._writer = LineWriter(fd, most_lines=most_lines, gather_s=gather_s, tell=self._dropped_line)
 
     def __repr__(self) -> str:
@@ -211,8 +211,8 @@ class Log:
         )
         return CallLine(level, fields, f'","level":"{level}","event":"call.finished",'.encode(), render_rest(fields))
 
-    def call_finished(self, line: CallLine, ended: Ended) -> bytes:
-        """The one line of a call, for `write`."""
+    def call_finished(self, line: CallLine, ended: Ended, ts: str) -> bytes:
+        """The one line of a call, for `write`. ts: of `timestamp`."""
         call, usage, began_ns = ended.call, ended.usage, ended.started_ns
         admitted_ns, first_byte_ns = ended.admitted_ns, ended.first_byte_ns
         first_token_ns, settle_ns = ended.first_token_ns, ended.settle_ns
@@ -235,14 +235,23 @@ class Log:
             "trace_id": ended.trace.trace_id,
         }
         if len(user) + len(path) <= MOST_STRING_BYTES and self._format == "json":
-            text = join_json(self._timestamp(), line.opening, own, line.rest)
+            text = join_json(ts, line.opening, own, line.rest)
             if text is not None:
                 return text
-        return self._line("call.finished", line.level, cut_each({**own, **line.fields}))
+        return self._line(ts, "call.finished", line.level, cut_each({**own, **line.fields}))
 
     def write(self, lines: list[bytes]) -> None:
         """Write lines of calls. For one thread only, the loop's."""
         self._writer.put_together(lines)
+
+    def timestamp(self) -> str:
+        """Now, in RFC 3339 in UTC with milliseconds. A second is formatted once: a busy proxy tells of many calls in one."""
+        second, ms = divmod(int(self._clock.wall_s() * 1000 + 0.5), 1000)
+        known, text = self._second
+        if second != known:
+            text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+            self._second = (second, text)
+        return f"{text}.{ms:03d}Z"
 
     def close(self, *, within_s: float = 2.0) -> None:
         """Write what waits, and take no more. Blocks its caller for at most `within_s`, also when nobody reads."""
@@ -260,25 +269,11 @@ class Log:
             if accepted is list or (accepted is str and len(fields[key]) > _SURELY_SHORT):
                 fields[key] = cut(value)
         if LEVELS[level] >= self._least:
-            self._writer.put(self._line(name, level, fields))
+            self._writer.put(self._line(self.timestamp(), name, level, fields))
 
-    def _line(self, name: str, level: Level, fields: dict[str, Any]) -> bytes:
-        return self._render({"ts": self._timestamp(), "level": level, "event": name, **fields})
-
-    def _render(self, record: dict[str, Any]) -> bytes:
+    def _line(self, ts: str, name: str, level: Level, fields: dict[str, Any]) -> bytes:
+        record = {"ts": ts, "level": level, "event": name, **fields}
         return render_json(record) if self._format == "json" else render_console(record, colour=self._colour)
 
     def _dropped_line(self, dropped: int) -> bytes:
-        return self._line("log.dropped", "warning", {"dropped": dropped})
-
-    def _timestamp(self) -> str:
-        """RFC 3339 in UTC with milliseconds. Second and millisecond are formatted once each: a busy proxy tells of many calls in one."""
-        now_ms = int(self._clock.wall_s() * 1000 + 0.5)
-        if now_ms != self._now_ms:
-            second, ms = divmod(now_ms, 1000)
-            known, text = self._second
-            if second != known:
-                text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
-                self._second = (second, text)
-            self._now_ms, self._now = now_ms, f"{text}.{ms:03d}Z"
-        return self._now
+        return self._line(self.timestamp(), "log.dropped", "warning", {"dropped": dropped})

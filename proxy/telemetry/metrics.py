@@ -30,6 +30,7 @@ USAGE_SOURCES = ("reported", "counted", "estimated")
 MODES = ("enforce", "shadow")
 NONE = "none"  # a call that names no model, or whose key is not known yet
 
+_MOST_WAITING = 256  # calls whose times are not sorted in yet
 MOST_LINES = 5000  # of all metrics together, whatever clients, upstreams and policy files do
 
 DECLARED: Mapping[str, Declaration] = {
@@ -140,6 +141,7 @@ class Metrics:
         self._model_globs: tuple[str, ...] = ()
         self._keys: frozenset[str] = frozenset()
         self._budget_ends: dict[str, int] = {}
+        self._waiting = 0
         self._when_labels_change: list[Callable[[], object]] = []
 
         self.build_info = self._gauge("tollhouse_build_info")
@@ -214,18 +216,24 @@ class Metrics:
         admit, first_byte, stream, settle = self._stages
         began_ns, admitted_ns, first_byte_ns, ended_ns = ended.started_ns, ended.admitted_ns, ended.first_byte_ns, ended.ended_ns
         if admitted_ns is not None:
-            admit.observe(admitted_ns - began_ns)
+            admit.waiting.append(admitted_ns - began_ns)
             if first_byte_ns is not None:
-                first_byte.observe(first_byte_ns - admitted_ns)
-                stream.observe(ended_ns - first_byte_ns)
+                first_byte.waiting.append(first_byte_ns - admitted_ns)
+                stream.waiting.append(ended_ns - first_byte_ns)
         if ended.first_token_ns is not None:
             if series.first_token is None:
                 series.first_token = self.first_token_seconds.child(series.model)
-            series.first_token.observe(ended.first_token_ns - began_ns)
+            series.first_token.waiting.append(ended.first_token_ns - began_ns)
         if ended.settle_ns is not None:
-            settle.observe(ended.settle_ns)
+            settle.waiting.append(ended.settle_ns)
         if series.seconds is not None:
-            series.seconds.observe(ended_ns - began_ns)
+            series.seconds.waiting.append(ended_ns - began_ns)
+        self._waiting += 1
+        if self._waiting >= _MOST_WAITING:
+            self._waiting = 0
+            for family in (self.stage_seconds, self.first_token_seconds, self.call_seconds):
+                for histogram in family:
+                    histogram.sort_in()
 
     def budget_settled(self, balance: Balance) -> None:
         """Show where a budget stands. A balance that is not one of money in a window is passed over."""

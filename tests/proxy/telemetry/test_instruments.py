@@ -1,5 +1,3 @@
-import sys
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -108,11 +106,17 @@ def test_other_is_an_ordinary_value_until_the_family_is_full() -> None:
     ]
 
 
-def test_a_histogram_that_is_never_shown_keeps_few_observations_and_loses_none() -> None:
+@pytest.mark.parametrize("together", [1, 7, 10_000])
+def test_observations_count_the_same_one_by_one_and_many_together(together: int) -> None:
     histogram = Histogram("seconds", Declaration("histogram", "Help.", buckets=(0.1, 1.0), scale=1000), "")
     for n in range(10_000):
-        histogram.observe(n % 2000)
-    assert sys.getsizeof(histogram._waiting) < 4096
+        if together == 1:
+            histogram.observe(n % 2000)
+            assert not histogram.waiting
+        else:
+            histogram.waiting.append(n % 2000)
+            if n % together == 0:
+                histogram.sort_in()
     assert histogram.count == 10_000
     assert histogram.sum == sum(n % 2000 for n in range(10_000)) / 1000
     assert histogram.lines() == [

@@ -111,7 +111,7 @@ def test_events_below_the_level_are_not_written(written: Callable[..., Written])
 def tell(out: Written, kind: Kind = KIND, call: EndedCall = ENDED) -> None:
     line = out.log.call_line(kind)
     if line is not None:
-        out.log.write([out.log.call_finished(line, call)])
+        out.log.write([out.log.call_finished(line, call, out.log.timestamp())])
 
 
 def told(kind: Kind, call: EndedCall) -> dict[str, Any]:
@@ -288,7 +288,7 @@ def test_whoever_called_and_however_it_ended_the_line_is_the_one_that_the_render
         log = Log(nowhere.fileno(), clock=FakeClock(wall_s=NOON_S), gather_s=0)
         common = log.call_line(kind)
         assert common is not None
-        line = log.call_finished(common, call)
+        line = log.call_finished(common, call, log.timestamp())
         log.close(within_s=20)
     fields = told(kind, call)
     rendered = render_json({name: cut(value) if isinstance(value, str) else value for name, value in fields.items()})

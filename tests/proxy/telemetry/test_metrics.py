@@ -69,6 +69,19 @@ async def test_a_call_shows_how_it_ended_how_long_it_took_and_what_it_cost() -> 
     assert found[at("usage_mismatch_total")] == 0
 
 
+async def test_times_that_nobody_scrapes_do_not_pile_up_and_none_is_lost() -> None:
+    made = metrics()
+    series = made.series(KIND)
+    for _ in range(3000):
+        made.call_finished(series, ENDED)
+    for family in (made.stage_seconds, made.call_seconds, made.first_token_seconds):
+        for histogram in family:
+            assert len(histogram.waiting) < 300
+    found = await scrape(made)
+    assert {found[at("stage_seconds_count", stage=stage)] for stage in STAGES} == {3000}
+    assert found[at("call_seconds_count", surface="chat")] == found[at("first_token_seconds_count", model="gpt-4.1")] == 3000
+
+
 @pytest.mark.parametrize(("stage", "seconds"), [("admit", 0.0005), ("first_byte", 0.3), ("stream", 1.0), ("settle", 0.002)])
 async def test_the_stages_of_a_call_add_up_to_its_way(stage: str, seconds: float) -> None:
     made = metrics()
