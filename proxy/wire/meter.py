@@ -68,17 +68,15 @@ class Meter(Protocol):
 class _Reading:
     """What all meters tell."""
 
-    streams = False
-    ended = False
-    usage: Usage | None = None
-    nonsense = False
-    model: str | None = None
-    first_token = False
-    sequence = 0
-    unfinished = False
-    error: Any = None
+    __slots__ = ("ended", "error", "first_token", "model", "nonsense", "sequence", "streams", "text", "unfinished", "usage")
 
-    def __init__(self) -> None:
+    def __init__(self, *, streams: bool) -> None:
+        self.streams = streams
+        self.ended = self.nonsense = self.first_token = self.unfinished = False
+        self.usage: Usage | None = None
+        self.model: str | None = None
+        self.error: Any = None
+        self.sequence = 0
         self.text = bytearray()
 
     def __repr__(self) -> str:
@@ -103,9 +101,7 @@ class _Reading:
 class PassMeter(_Reading):
     """Bytes that nobody reads: unmetered paths, compressed answers. Their first byte is taken for the first token."""
 
-    def __init__(self, *, streams: bool) -> None:
-        super().__init__()
-        self.streams = streams
+    __slots__ = ()
 
     def feed(self, chunk: bytes) -> bytes:
         self.first_token = True
@@ -119,8 +115,10 @@ class PassMeter(_Reading):
 class BodyMeter(_Reading):
     """A JSON answer. Held back while it is small, so that it is either whole or an honest error."""
 
+    __slots__ = ("_chunks", "_passing", "_size")
+
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(streams=False)
         self._chunks: list[bytes] = []
         self._size = 0
         self._passing = False
@@ -234,11 +232,11 @@ def _objects(value: Any) -> Iterator[Mapping[str, Any]]:
 class StreamMeter(_Reading):
     """A stream of events. Only whole events leave, so that whatever breaks, no half of one was sent."""
 
-    streams = True
+    __slots__ = ("_frame", "_frames_left", "_hide_usage", "_passing", "_splitter")
 
     def __init__(self, *, hide_usage: bool) -> None:
         """hide_usage: the usage chunk was asked for by us, not by the client."""
-        super().__init__()
+        super().__init__(streams=True)
         self._splitter = Splitter()
         self._hide_usage = hide_usage
         self._passing = True
