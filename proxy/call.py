@@ -1,7 +1,7 @@
 """The values that travel through a request: who calls, what is asked, what it used, how it ended.
 
 A Call is the one mutable value of the house: it is filled on its way in (edge, then the policies' `prepare`) and is not changed
-after `upstream.open`. Everything else here is frozen.
+after `upstream.open`. Everything else here is never changed.
 """
 
 import re
@@ -57,11 +57,13 @@ NOBODY = Principal(key="", user="")
 UNROUTED = Surface(name="unrouted", path="", methods=(), metered=False, model_required=False)
 
 
-class Usage(NamedTuple):
+@dataclass(slots=True, unsafe_hash=True)
+class Usage:
     """Tokens of one call by class. Totals include their subsets, as on the wire.
 
     input_tokens ⊇ cached_tokens + cache_write_tokens + audio_input_tokens;
     output_tokens ⊇ reasoning_tokens, audio_output_tokens. All ≥ 0.
+    Never changed, and not frozen, because that takes four times as long to make.
     """
 
     input_tokens: int = 0
@@ -75,9 +77,6 @@ class Usage(NamedTuple):
     @property
     def total_tokens(self) -> int:
         return self.input_tokens + self.output_tokens
-
-
-_NO_PARTS = Usage()[2:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +100,7 @@ class Price:
 
     def cost_nanousd(self, usage: Usage) -> int:
         """Integer nanodollars, rounded up once over the disjoint classes."""
-        if usage[2:] == _NO_PARTS:  # nothing cached, spoken or reasoned, as in most calls
+        if not (usage.cached_tokens or usage.cache_write_tokens or usage.audio_input_tokens or usage.audio_output_tokens):
             return -(-(usage.input_tokens * self.input + usage.output_tokens * self.output) // 1_000_000)
         audio_in = min(usage.audio_input_tokens, usage.input_tokens)
         cached = min(usage.cached_tokens, usage.input_tokens - audio_in)

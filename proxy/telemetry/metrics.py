@@ -203,16 +203,21 @@ class Metrics:
         if tokens is not None:
             series.cost.value += ended.cost_nanousd
             usage = ended.usage
-            input_tokens, output_tokens, cached, written, audio_input, audio_output, reasoning = usage
-            if cached or written or audio_input or audio_output or reasoning:
+            if (
+                usage.cached_tokens
+                or usage.cache_write_tokens
+                or usage.audio_input_tokens
+                or usage.reasoning_tokens
+                or usage.audio_output_tokens
+            ):
                 for name, count in disjoint(usage):
                     if count:
                         tokens[name].value += count
             else:
-                if input_tokens:
-                    tokens["input"].value += input_tokens
-                if output_tokens:
-                    tokens["output"].value += output_tokens
+                if usage.input_tokens:
+                    tokens["input"].value += usage.input_tokens
+                if usage.output_tokens:
+                    tokens["output"].value += usage.output_tokens
         admit, first_byte, stream, settle = self._stages
         began_ns, admitted_ns, first_byte_ns, ended_ns = ended.started_ns, ended.admitted_ns, ended.first_byte_ns, ended.ended_ns
         if admitted_ns is not None:

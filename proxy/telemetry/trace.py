@@ -6,7 +6,7 @@ and is never repaired, because half of somebody's trace id joins calls that have
 """
 
 import re
-from typing import NamedTuple
+from dataclasses import dataclass
 
 # W3C Trace Context, level 2. A version after 00 may append fields, but only behind a dash; its first 55 characters read the same.
 _TRACEPARENT = re.compile(r"(?!ff)(?P<version>[0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?P<more>-.*)?", re.DOTALL)
@@ -18,11 +18,12 @@ _NO_TRACE = "0" * 32
 _NO_SPAN = "0" * 16
 
 
-class Trace(NamedTuple):
+@dataclass(slots=True)
+class Trace:
     """Where a call stands in its trace.
 
     trace_id: 32 lower-case hex digits; span_id: 16, ours for this call; parent_id: the caller's span, None in a new trace.
-    flags: the bits of trace-flags that have a meaning today.
+    flags: the bits of trace-flags that have a meaning today. Never changed, and not frozen, as a Usage.
     """
 
     trace_id: str

@@ -212,7 +212,7 @@ def test_cost_is_rounded_up_once() -> None:
 AMOUNTS = st.integers(0, 10**12)
 PRICES = st.builds(Price, **{name: AMOUNTS for name, field in Price.__dataclass_fields__.items() if field.init})
 TOKENS = st.integers(0, 10**7)
-USAGES = st.builds(Usage, **dict.fromkeys(Usage._fields, TOKENS))
+USAGES = st.builds(Usage, **dict.fromkeys(Usage.__slots__, TOKENS))
 
 
 @PATIENT
