@@ -44,6 +44,7 @@ from proxy.telemetry.metrics import Metrics
 from proxy.tokens import Tokenizer
 from proxy.upstream.client import HttpUpstream
 from proxy.upstream.tunnel import Proxies
+from proxy.wire.headers import READ_OF_ANSWERS
 from proxy.wire.surfaces import PASSTHROUGH, SURFACES
 
 if TYPE_CHECKING:  # both bring aiohttp, 13 MiB and 0.2 s, which only those pay who page or pretend
@@ -214,7 +215,7 @@ class App:
         known = self.upstreams.get((name, config.base_url))
         if known is None:
             known = self.upstreams[name, config.base_url] = HttpUpstream(
-                name, base_url=config.base_url, tunnel=self.proxies.towards(config.base_url)
+                name, base_url=config.base_url, fields=READ_OF_ANSWERS, tunnel=self.proxies.towards(config.base_url)
             )
         return known
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from proxy.call import Call
 from proxy.deadlines import Watch
-from proxy.entry import Entry
+from proxy.entry import Entry, Way
 from proxy.errors import UpstreamError
 from proxy.policy.policyset import UpstreamConfig
 from proxy.trip import Arrival, Trip
@@ -20,7 +20,6 @@ from proxy.wire.meter import BodyMeter, Meter, PassMeter, StreamMeter
 
 _MOST_ERROR_BYTES = 64 << 10
 _OWN = ("x-request-id", "traceparent")  # of each call; everything else is the same in every call with the same head
-_OWN_COUNT = len(_OWN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,22 +36,20 @@ class Dispatch:
         """
         call, entry = trip.call, trip.entry
         assert entry is not None
-        own = f"x-request-id: {call.id}\r\ntraceparent: {trip.trace.header()}"
+        own = (f"x-request-id: {call.id}", f"traceparent: {trip.trace.header()}")
         sent_body = body.patched(call) if call.surface.metered else _chunks(entry, call, arrival)
         failure: UpstreamError | None = None
         for name in trip.set.route(call.model):
-            config = trip.set.upstreams[name]
+            way = entry.ways.get(name)
+            if way is None:
+                way = entry.ways[name] = self._way(name, trip.set.upstreams[name], entry, arrival)
             trip.upstream = name
-            timeouts = call.timeouts = config.timeouts.within(call.timeouts)
-            fields = entry.fields.get(name)
-            if fields is None:
-                fields = entry.fields[name] = self._fields(arrival, config)
-            ask = Ask(call.method, entry.target, *fields, own, _OWN_COUNT, sent_body, timeouts.connect)
-            for _ in range(config.attempts):
+            timeouts = call.timeouts = way.timeouts.within(call.timeouts)
+            for _ in range(way.attempts):
                 watch.bound(timeouts.total, "first_byte", timeouts.first_byte)
                 trip.sent = True
                 try:
-                    answer = await self.upstream(name, config).open(ask)
+                    answer = await way.upstream.open(way.ask, own, sent_body, connect_timeout_s=timeouts.connect)
                 except UpstreamError as error:
                     trip.sent = error.sent
                     if error.sent:
@@ -69,16 +66,18 @@ class Dispatch:
         assert failure is not None, "a route names upstreams, and each was tried"
         raise failure
 
-    def _fields(self, arrival: Arrival, config: UpstreamConfig) -> tuple[str, int]:
-        """What is sent of the head with every call that has it, and how many lines that is."""
+    def _way(self, name: str, config: UpstreamConfig, entry: Entry, arrival: Arrival) -> Way:
+        """What is the same in every call with this head that goes to an upstream."""
         ours = [
             "accept-encoding: identity",  # usage can only be read in a body that is not compressed
             f"via: 1.1 {self.pseudonym}",
         ]
         if config.api_key is not None:
             ours.append(f"authorization: Bearer {config.api_key}")
-        lines = towards_upstream(arrival.head.headers, extra=config.forward_headers, ours=ours, own=_OWN)
-        return "\r\n".join(lines), len(lines)
+        head = arrival.head
+        fields = towards_upstream(head.headers, extra=config.forward_headers, ours=ours, own=_OWN)
+        ask = Ask(head.method, entry.target, tuple(fields))
+        return Way(self.upstream(name, config), ask, config.timeouts, config.attempts)
 
 
 def _chunks(entry: Entry, call: Call, arrival: Arrival) -> AsyncIterator[bytes] | bytes:

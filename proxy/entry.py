@@ -1,9 +1,20 @@
 """What all calls with the same head have in common: who calls, which surface, how much body, and what is sent on of the head."""
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from proxy.call import Principal, Surface
+from proxy.call import Principal, Surface, Timeouts
 from proxy.policy.policyset import PolicySet
+from proxy.upstream.contract import Ask, Upstream
+
+
+class Way(NamedTuple):
+    """To an upstream: its client, what of the head is sent with every call, its deadlines, and how often it is tried."""
+
+    upstream: Upstream
+    ask: Ask
+    timeouts: Timeouts
+    attempts: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -13,7 +24,7 @@ class Entry:
     set: under which it holds. until_s: epoch seconds at which the caller's key expires. loopback: of the peer that it was found out for.
     path: canonical; target: what of path and query is sent below an upstream's base URL.
     most_bytes, bounded_by: the most that a body may have, and the policy that says so, None for the proxy's own bound.
-    fields: by name of the upstream, filled by dispatch: lines `name: value` joined by CRLF and how many they are, the same in every call.
+    ways: by name of the upstream, filled by dispatch.
     """
 
     set: PolicySet
@@ -25,7 +36,7 @@ class Entry:
     surface: Surface
     most_bytes: int
     bounded_by: str | None
-    fields: dict[str, tuple[str, int]] = field(default_factory=dict)
+    ways: dict[str, Way] = field(default_factory=dict)
 
     def holds(self, policies: PolicySet, *, loopback: bool, now_s: float) -> bool:
         """Whether it is still, and for this peer too, what would be found out."""

@@ -10,9 +10,15 @@ from typing import Protocol
 
 from proxy.upstream.failure import broken, cut
 
+# What waits for a reader that is slower than the upstream; one read of the loop, at most 256 KiB, may come on top.
+HIGH_WATER_BYTES = 64 << 10
+
 
 class Line(Protocol):
     """What an answer asks of the connection that it comes over."""
+
+    def pause(self) -> None:
+        """Read no more for now: enough waits."""
 
     def go_on(self) -> None:
         """Read again: what was buffered has been taken."""
@@ -24,37 +30,54 @@ class Line(Protocol):
 class HttpAnswer:
     """An `Answer` as the contract has it. status: 0 until its head is complete.
 
-    chunks, size: the body's bytes that wait to be read. whole: the body's last byte was received. fault: why no more will come.
+    chunks: the body's bytes that wait to be read; size: at least as many, with their framing. whole: the body's last byte was received.
+    fault: why no more will come. bodiless: no body can come (HEAD); until_end: it ends with the stream; sending: not all of the request
+    was written; keep: its connection may be used for another.
     """
 
-    __slots__ = ("_line", "_loop", "_take", "_waiter", "chunks", "fault", "headers", "held", "size", "status", "told", "whole")
+    __slots__ = (
+        "_line",
+        "_loop",
+        "_take",
+        "_waiter",
+        "bodiless",
+        "chunks",
+        "fault",
+        "headers",
+        "held",
+        "keep",
+        "sending",
+        "size",
+        "status",
+        "told",
+        "until_end",
+        "whole",
+    )
 
     def __init__(self, line: Line, loop: asyncio.AbstractEventLoop) -> None:
         self._line: Line | None = line
         self._loop = loop
         self._waiter: asyncio.Future[bool] | None = None  # True: the pump is to rest
         self._take: Callable[[bytes], bool] | None = None  # while the pump waits
-        self.status = 0
         self.headers: dict[str, str] = {}
         self.chunks: list[bytes] = []
-        self.size = 0
-        self.held = False  # the connection stopped reading until the chunks are taken
-        self.whole = False
-        self.told = False  # that it is whole
         self.fault: str | None = None
+        self.status = self.size = 0
+        self.bodiless = self.until_end = self.sending = self.keep = self.whole = False
+        self.told = False  # that it is whole
+        self.held = False  # the connection stopped reading until the chunks are taken
 
     def __repr__(self) -> str:
         return f"<HttpAnswer {self.status} buffered={self.size} whole={self.whole} fault={self.fault!r}>"
 
     # ── for the reader ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def head(self) -> None:
-        """Until the head is complete. Errors: UpstreamError("upstream_broken")."""
-        while not self.status:
-            if self.fault is not None:
-                raise broken(self.fault)
-            waiter = self._waiter = self._loop.create_future()
-            await waiter
+    def more(self) -> "asyncio.Future[bool]":
+        """Done when more of the head came. Errors: UpstreamError("upstream_broken") when none will."""
+        if self.fault is not None:
+            raise broken(self.fault)
+        waiter = self._waiter = self._loop.create_future()
+        return waiter
 
     async def read(self) -> bytes:
         """The contract's `read`. One reader at a time."""
@@ -108,32 +131,35 @@ class HttpAnswer:
 
     # ── for the connection ───────────────────────────────────────────────────────────────────────────────────────────
 
-    @property
-    def spent(self) -> bool:
-        """Whether it came whole and was read to its end."""
-        return self.whole and self.fault is None and not self.chunks
-
     def fail(self, fault: str) -> None:
         """No more will come. fault: fixed words for the log. The first one stands, and none comes after the end was told."""
         if self.fault is None and not self.told:
             self.fault = fault
         self.wake()
 
-    def came(self) -> None:
-        """Something of it was received. While the pump waits it goes on from here at once: no task is woken for it."""
-        take, waiter = self._take, self._waiter
-        if take is None or waiter is None or waiter.done() or not self.chunks or self.fault is not None:
-            self.wake()
+    def came(self, size: int) -> None:
+        """So many bytes of it were received. While the pump waits it goes on from here at once: no task is woken for it."""
+        take, waiter, chunks = self._take, self._waiter, self.chunks
+        if take is not None and waiter is not None and chunks and not waiter.done():
+            try:
+                more = take(chunks.pop() if len(chunks) == 1 else self._taken())
+            except Exception as error:
+                waiter.set_exception(error)  # it belongs to whoever pumps
+                return
+            if not more:
+                waiter.set_result(True)
+            elif self.whole:
+                waiter.set_result(False)
             return
-        try:
-            more = take(self._taken())
-        except Exception as error:
-            waiter.set_exception(error)  # it belongs to whoever pumps
-            return
-        if not more:
-            waiter.set_result(True)
-        elif self.whole:
-            waiter.set_result(False)
+        if chunks:
+            self.size += size
+            if self.size > HIGH_WATER_BYTES and not self.held and self._line is not None:
+                self.held = True
+                self._line.pause()
+        if waiter is not None:
+            self._waiter = None
+            if not waiter.done():
+                waiter.set_result(False)
 
     def wake(self) -> None:
         """Something happened: let the reader look. One that was cancelled meanwhile starts afresh with its next wait."""

@@ -6,13 +6,14 @@ was accepted by a socket, the call is not repeated here. Only a connection that 
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Sequence
 
 from proxy.upstream.answer import HttpAnswer
 from proxy.upstream.connection import PIECE_BYTES, Connection
 from proxy.upstream.contract import Ask
 from proxy.upstream.dial import Dialer
 from proxy.upstream.failure import broken, late, unreachable
+from proxy.upstream.fields import KeptFields
 from proxy.upstream.heads import Heads
 from proxy.upstream.pool import Limits, Pool
 from proxy.upstream.resolve import Lookup, system_lookup
@@ -27,6 +28,7 @@ class HttpUpstream:
         name: str,
         *,
         base_url: str,
+        fields: Collection[str] | None = None,
         limits: Limits | None = None,
         tls: ssl.SSLContext | None = None,
         lookup: Lookup = system_lookup,
@@ -34,10 +36,12 @@ class HttpUpstream:
     ) -> None:
         """base_url: scheme, host and path prefix, such as https://api.openai.com/v1, without a trailing slash.
 
+        fields: those of an answer's that somebody reads, names in lower case; None = all that come.
         tls: whom to trust, None = the system's authorities. lookup: who resolves names. tunnel: the proxy to go through.
         """
         self._name = name
         self._heads = Heads(base_url)
+        self._fields = KeptFields(fields)
         self._limits = limits or Limits()
         self._tls = tls
         self._lookup = lookup
@@ -52,11 +56,12 @@ class HttpUpstream:
     def name(self) -> str:
         return self._name
 
-    async def open(self, ask: Ask) -> HttpAnswer:
+    async def open(
+        self, ask: Ask, own: Sequence[str], body: bytes | AsyncIterator[bytes], *, connect_timeout_s: float
+    ) -> HttpAnswer:
         """The contract's `open`."""
         pool = self._pool or self._start()
-        first = self._heads.head(ask)
-        body = ask.body
+        first = self._heads.head(ask, own, body)
         rest: AsyncIterator[bytes] | memoryview | None = None
         if not isinstance(body, bytes):
             rest = body
@@ -64,19 +69,23 @@ class HttpUpstream:
             first += body
         else:
             rest = memoryview(body)
-        connection = pool.take()
-        while connection is not None and not connection.send(first):
-            connection = pool.take()
-        if connection is None:
-            connection = await self._claim(pool, ask.connect_timeout_s)
-            if not connection.send(first):
+        while (connection := pool.take()) is not None:
+            answer = connection.send(first)
+            if answer is not None:
+                break
+        else:
+            connection = await self._claim(pool, connect_timeout_s)
+            answer = connection.send(first)
+            if answer is None:
                 raise broken("the connection was closed at once", sent=False)
         first = b""  # its bytes need not wait for the answer
-        answer = connection.expect(bodiless=ask.method == "HEAD")
         try:
+            if ask.method == "HEAD":
+                answer.bodiless = True
             if rest is not None:
                 await connection.send_on(answer, rest)
-            await answer.head()
+            while not answer.status:
+                await answer.more()
         except BaseException:
             answer.close()
             raise
@@ -102,5 +111,5 @@ class HttpUpstream:
     def _start(self) -> Pool:
         loop = asyncio.get_running_loop()
         self._dialer = Dialer(self._heads, lookup=self._lookup, now=loop.time, tls=self._tls, tunnel=self._tunnel)
-        self._pool = Pool(self._dialer.dial, limits=self._limits, now=loop.time, loop=loop)
+        self._pool = Pool(self._dialer.dial, fields=self._fields, limits=self._limits, now=loop.time, loop=loop)
         return self._pool

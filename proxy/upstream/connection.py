@@ -26,21 +26,20 @@ from typing import Protocol, cast
 import httptools
 
 from proxy.upstream.answer import HttpAnswer
-from proxy.wire.names import LowerNames
+from proxy.upstream.fields import KeptFields
 
 MOST_HEAD_BYTES = 64 << 10
 MOST_FIELDS = 200
-# What waits for a reader that is slower than the upstream; one read of the loop, at most 256 KiB, may come on top.
-HIGH_WATER_BYTES = 64 << 10
 # A body up to this leaves with its head in one write; a longer one follows in pieces of this size, as fast as the socket takes them.
 PIECE_BYTES = 128 << 10
 
-_NAMES = LowerNames()
 _TIMEOUT = re.compile(r"(?:^|[,;\s])timeout=(\d{1,6})", re.IGNORECASE)
 
 
 class Owner(Protocol):
-    """Who keeps connections."""
+    """Who keeps connections. fields: what they are to keep of an answer's."""
+
+    fields: KeptFields
 
     def free(self, connection: "Connection") -> None:
         """It may be used for another request."""
@@ -52,36 +51,35 @@ class Owner(Protocol):
 class Connection(asyncio.Protocol):
     """A connected socket. plain: without TLS, so that bytes may be handed to the socket itself.
 
-    born_at, expires_at: for its owner. idle_s: how long the upstream says that it keeps an idle connection, None where it does not.
+    retires_at, expires_at: for its owner. idle_s: how long the upstream says that it keeps an idle connection, None where it does not.
     """
 
     __slots__ = (
         "_answer",
-        "_bodiless",
         "_dry_bytes",
-        "_keep",
-        "_large",
+        "_fields",
         "_look",
         "_loop",
         "_made",
         "_owner",
         "_parser",
         "_plain",
-        "_repeated",
         "_requests",
-        "_sending",
         "_sock",
         "_transport",
-        "_until_end",
+        "_values",
         "_write_waiter",
         "_writing_paused",
-        "born_at",
         "expires_at",
         "idle_s",
+        "retires_at",
     )
 
     def __init__(self, owner: Owner, *, sock: socket.socket, plain: bool, loop: asyncio.AbstractEventLoop) -> None:
         self._owner = owner
+        self._fields = owner.fields
+        self._values: list[bytes] = []  # of all fields of the head, kept or not
+        self._dry_bytes = 0  # received since the request, or since the last byte of a body
         self._sock = sock
         # Asking the kernel through this costs 0.4 µs, a third of what a `recv` with MSG_PEEK costs that finds nothing.
         self._look = select.poll()
@@ -94,7 +92,7 @@ class Connection(asyncio.Protocol):
         self._writing_paused = False
         self._made = False
         self._requests = 0
-        self.born_at = self.expires_at = 0.0
+        self.retires_at = self.expires_at = 0.0
         self.idle_s: float | None = None
 
     def __repr__(self) -> str:
@@ -116,13 +114,15 @@ class Connection(asyncio.Protocol):
             return True  # behind its handshake a TLS server sends tickets, and they prove nothing
         return not self._look.poll(0)
 
-    def send(self, first: bytes) -> bool:
-        """Write a request's head and what of its body is at hand. False if no byte was accepted; the connection is closed then."""
+    def send(self, first: bytes) -> HttpAnswer | None:
+        """Write a request's head and what of its body is at hand. The answer, whose head is yet to come.
+
+        None if no byte was accepted; the connection is closed then.
+        """
         if not self.usable():
             self.abort()
-            return False
+            return None
         self._requests += 1
-        rest: bytes | memoryview = first
         if self._plain and not self._transport.get_write_buffer_size():
             # Nothing waits in the transport, so the order holds; and unlike the transport's write, this one says whether it failed.
             try:
@@ -131,24 +131,18 @@ class Connection(asyncio.Protocol):
                 accepted = 0
             except OSError:
                 self.abort()
-                return False
-            if accepted == len(first):
-                return True
-            rest = memoryview(first)[accepted:]
-        self._transport.write(rest)
-        return True
-
-    def expect(self, *, bodiless: bool) -> HttpAnswer:
-        """The answer to what `send` began, whose head is yet to come. bodiless: no body can come (HEAD)."""
+                return None
+            if accepted < len(first):
+                self._transport.write(memoryview(first)[accepted:])
+        else:
+            self._transport.write(first)
+        self._dry_bytes = 0
         answer = self._answer = HttpAnswer(self, self._loop)
-        self._bodiless = bodiless
-        self._keep = self._until_end = self._sending = False
-        self._repeated = self._dry_bytes = 0
         return answer
 
     async def send_on(self, answer: HttpAnswer, rest: memoryview | AsyncIterator[bytes]) -> None:
         """Write what of the body `send` was not given. Errors: whatever `rest` raises; the answer says what else went wrong."""
-        self._sending = True
+        answer.sending = True
         await (self._pieces(answer, rest) if isinstance(rest, memoryview) else self._chunks(answer, rest))
 
     async def _pieces(self, answer: HttpAnswer, rest: memoryview) -> None:
@@ -156,7 +150,7 @@ class Connection(asyncio.Protocol):
             if not await self._wanted(answer):
                 return
             self._transport.write(rest[at : at + PIECE_BYTES])
-        self._sending = False
+        answer.sending = False
 
     async def _chunks(self, answer: HttpAnswer, chunks: AsyncIterator[bytes]) -> None:
         async for chunk in chunks:
@@ -166,7 +160,7 @@ class Connection(asyncio.Protocol):
                 self._transport.writelines((b"%x\r\n" % len(chunk), chunk, b"\r\n"))
         if await self._wanted(answer):
             self._transport.write(b"0\r\n\r\n")
-            self._sending = False
+            answer.sending = False
 
     async def _wanted(self, answer: HttpAnswer) -> bool:
         """Wait until the socket takes more. False when there is no point: the upstream has refused already, or is gone."""
@@ -194,6 +188,9 @@ class Connection(asyncio.Protocol):
 
     # ── for the answer ───────────────────────────────────────────────────────────────────────────────────────────────
 
+    def pause(self) -> None:
+        self._transport.pause_reading()
+
     def go_on(self) -> None:
         if self._parser is not None and not self._transport.is_closing():
             self._transport.resume_reading()
@@ -202,7 +199,8 @@ class Connection(asyncio.Protocol):
         if answer is not self._answer:
             return
         self._answer = None
-        if answer.spent and self._keep and not self._sending and self._parser is not None and not self._transport.is_closing():
+        spent = answer.whole and answer.keep and not answer.chunks and not answer.sending and answer.fault is None
+        if spent and self._parser is not None and not self._transport.is_closing():
             self._owner.free(self)
         else:
             self.abort()
@@ -223,8 +221,7 @@ class Connection(asyncio.Protocol):
         if answer.whole:
             self._break(answer, "bytes after the end")
             return
-        before = answer.size
-        self._large = self._dry_bytes + len(data) > MOST_HEAD_BYTES
+        self._dry_bytes += len(data)
         try:
             parser.feed_data(data)
         except httptools.HttpParserCallbackError:
@@ -233,28 +230,21 @@ class Connection(asyncio.Protocol):
             answer.fault = answer.fault or ("bytes after the end" if answer.whole else str(error))
         if answer.fault is not None:
             self._break(answer, answer.fault)
-            return
-        if answer.size > before:
-            self._dry_bytes = 0
-            if answer.size > HIGH_WATER_BYTES and not answer.held:
-                answer.held = True
-                self._transport.pause_reading()
-        elif not answer.whole:
+        elif self._dry_bytes > MOST_HEAD_BYTES and not answer.whole:
             # Neither head nor trailers nor the extensions of chunks may go on for ever.
-            self._dry_bytes += len(data)
-            if self._dry_bytes > MOST_HEAD_BYTES:
-                self._break(answer, "too many bytes without a body's")
-                return
-        answer.came()
-        if self._sending:
-            self._look_at_writing()
+            self._break(answer, "too many bytes without a body's")
+        else:
+            answer.came(len(data))
+            if answer.sending:
+                self._look_at_writing()
 
     def eof_received(self) -> None:
         answer = self._answer
-        self._keep = False
         if answer is None:
             self.abort()
-        elif self._until_end:
+            return
+        answer.keep = False
+        if answer.until_end:
             answer.whole = True
             answer.wake()
         elif not answer.whole:
@@ -290,52 +280,54 @@ class Connection(asyncio.Protocol):
     # A callback notes a fault and returns; `data_received` acts on it once the read is through.
 
     def on_message_begin(self) -> None:
+        self._values.clear()
         answer = self._answer
         if answer is not None and answer.whole:
             answer.fault = "bytes after the end"
 
     def on_status(self, reason: bytes) -> None:
-        if reason.find(b"\0") >= 0 and self._answer is not None:
+        if b"\0" in reason and self._answer is not None:
             self._answer.fault = "NUL in the status line"
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        self._values.append(value)
+        key = self._fields[name]
+        if key is None:
+            return
         answer = self._answer
         if answer is None or answer.status:
             return  # a trailer: dropped
-        headers = answer.headers
-        key = _NAMES[name]
         try:
             text = value.decode()
         except UnicodeDecodeError:
             text = value.decode("latin-1")
-        if key in headers:
-            self._repeated += 1
-            text = f"{headers[key]}, {text}"
-        headers[key] = text
+        headers = answer.headers
+        headers[key] = f"{headers[key]}, {text}" if key in headers else text
 
     def on_headers_complete(self) -> None:
         answer, parser = self._answer, self._parser
         if answer is None or parser is None or answer.fault is not None:
             return
-        status, headers = parser.get_status_code(), answer.headers
-        answer.fault = self._refused(status, parser.get_http_version(), headers)
-        if answer.fault is not None:
-            return
-        if status < 200:
-            headers.clear()
-            return
+        status, version, headers = parser.get_status_code(), parser.get_http_version(), answer.headers
+        plain = version == "1.1" and 200 <= status <= 599 and headers.get("transfer-encoding", "chunked") == "chunked"
+        if not plain or self._dry_bytes > MOST_HEAD_BYTES or len(self._values) > MOST_FIELDS:
+            answer.fault = self._refused(status, version, headers)
+            if answer.fault is not None:
+                return
+            if status < 200:
+                headers.clear()
+                return
         answer.status = status
-        if self._bodiless or status in (204, 304):
+        if answer.bodiless or status in (204, 304):
             answer.whole = True
         elif "content-length" not in headers and "transfer-encoding" not in headers:
-            self._until_end = True
-        kept = headers.get("keep-alive")
-        if kept is not None and (said := _TIMEOUT.search(kept)) is not None:
+            answer.until_end = True
+        if "keep-alive" in headers and (said := _TIMEOUT.search(headers["keep-alive"])) is not None:
             self.idle_s = float(said[1])
 
     def _refused(self, status: int, version: str, headers: dict[str, str]) -> str | None:
         """Why a head that llhttp accepts is not accepted here. Source: RFC 9112, sections 2.3, 6.1 and 6.3; RFC 9110, section 15."""
-        if len(headers) + self._repeated > MOST_FIELDS or (self._large and sum(map(len, headers.values())) > MOST_HEAD_BYTES):
+        if len(self._values) > MOST_FIELDS or sum(map(len, self._values)) > MOST_HEAD_BYTES:
             return "head too large"
         if version != "1.1" and version != "1.0":
             return "not HTTP/1"
@@ -350,17 +342,17 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, data: bytes) -> None:
         answer = self._answer
-        if answer is None or answer.fault is not None:
+        if answer is None:
             return
         if answer.whole:
             answer.fault = "a body where none can be"
             return
         answer.chunks.append(data)
-        answer.size += len(data)
+        self._dry_bytes = 0
 
     def on_message_complete(self) -> None:
         answer, parser = self._answer, self._parser
-        if answer is not None and parser is not None and answer.status and answer.fault is None:
+        if answer is not None and parser is not None and answer.status:
             answer.whole = True
-            # False also where llhttp had to be overruled: after HEAD it waits for a body, and never gets here.
-            self._keep = parser.should_keep_alive()
+            # Not reached where llhttp had to be overruled: after HEAD it waits for a body.
+            answer.keep = parser.should_keep_alive()

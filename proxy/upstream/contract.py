@@ -4,32 +4,26 @@ The rule a reader could break: an Answer is closed on every way out. Closing one
 which is how an upstream learns that nobody wants the rest.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 
 class Ask(NamedTuple):
-    """What to send. target: absolute path and query as sent on the wire, below the upstream's base URL.
+    """What to send of the head in many calls. target: absolute path and query as sent on the wire, below the upstream's base URL.
 
-    fields: header lines `name: value` joined by CRLF, the same in many calls, which is why they are apart from the call's own. Together
-    they are complete but for framing and Host, which the client writes; the counts say how many lines they are. body: whole bytes, or
-    chunks.
+    fields: header lines `name: value`. With a call's own lines they are complete but for framing and Host, which the client writes.
     """
 
     method: str
     target: str
-    fields: str
-    field_count: int
-    own: str
-    own_count: int
-    body: bytes | AsyncIterator[bytes]
-    connect_timeout_s: float
+    fields: tuple[str, ...]
 
 
 class Answer(Protocol):
     """A response whose head has come.
 
-    headers: names in lower case; a repeated name keeps its values in order under one key, joined by ", ".
+    headers: names in lower case; a repeated name keeps its values in order under one key, joined by ", ". Of the fields that came, those
+    are sure to be here that the client was told to keep when it was made.
     """
 
     @property
@@ -60,8 +54,8 @@ class Upstream(Protocol):
     @property
     def name(self) -> str: ...
 
-    async def open(self, ask: Ask) -> Answer:
-        """Send the call and wait for the head of its answer.
+    async def open(self, ask: Ask, own: Sequence[str], body: bytes | AsyncIterator[bytes], *, connect_timeout_s: float) -> Answer:
+        """Send a call and wait for the head of its answer. own: header lines of this call alone; body: whole bytes, or chunks.
 
         Errors: UpstreamError with `sent=False` while no byte of the call was written (refused, unresolved, TLS, connect deadline);
         UpstreamError("upstream_broken") after that. May be cancelled at any point; the connection is then closed.

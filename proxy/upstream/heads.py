@@ -1,10 +1,11 @@
-"""The head of a request, as bytes: request line, Host, the fields of the Ask, framing.
+"""The head of a request, as bytes: request line, Host, the fields of the Ask, the call's own, framing.
 
-What is the same in every call to a target is made once and kept. The rule a reader could break: nothing is written that could be read
+What an Ask says is made once and kept. The rule a reader could break: nothing is written that could be read
 as two fields or two requests; CR, LF and NUL end the call here, before a byte is sent.
 """
 
 import re
+from collections.abc import AsyncIterator, Sequence
 from urllib.parse import urlsplit
 
 from proxy.upstream.contract import Ask
@@ -30,31 +31,27 @@ class Heads:
         self.port = parts.port or (443 if self.secure else 80)
         self._authority = parts.netloc.rpartition("@")[2]
         self._prefix = parts.path.rstrip("/")
-        self._kept: dict[tuple[str, str, str], bytes] = {}
+        self._kept: dict[Ask, bytes] = {}
 
     def __repr__(self) -> str:
         return f"<Heads kept={len(self._kept)}>"
 
-    def head(self, ask: Ask) -> bytes:
+    def head(self, ask: Ask, own: Sequence[str], body: bytes | AsyncIterator[bytes]) -> bytes:
         """The head with its blank line. A body of bytes gets its length, any other is announced as chunked.
 
         Errors: UpstreamError with sent=False when the call cannot be written as one request.
         """
-        key = (ask.method, ask.target, ask.fields)
-        start = self._kept.get(key)
+        start = self._kept.get(ask)
         if start is None:
             start = self._start(ask)
             if len(self._kept) >= _MOST_KEPT:
                 del self._kept[next(iter(self._kept))]
-            self._kept[key] = start
-        body = ask.body
+            self._kept[ask] = start
         if not isinstance(body, bytes):
-            framing = "\r\ntransfer-encoding: chunked\r\n\r\n"
-        elif body or ask.method not in _WITHOUT_BODY:
-            framing = f"\r\ncontent-length: {len(body)}\r\n\r\n"
-        else:
-            framing = "\r\n\r\n"
-        return start + (_encoded(f"\r\n{ask.own}", lines=ask.own_count) if ask.own_count else b"") + framing.encode()
+            return start + _encoded((*own, "transfer-encoding: chunked", ""))
+        if body or ask.method not in _WITHOUT_BODY:
+            return start + _encoded((*own, f"content-length: {len(body)}", ""))
+        return start + _encoded((*own, ""))
 
     def _start(self, ask: Ask) -> bytes:
         """Request line, Host and the fields that come again. Errors: UpstreamError as in `head`."""
@@ -63,13 +60,14 @@ class Heads:
             path = f"/{path}"
         if not _METHOD.match(ask.method) or _NOT_IN_TARGET.search(path):
             raise broken("the method or target of the request cannot be sent", sent=False)
-        start = f"{ask.method} {path} HTTP/1.1\r\nhost: {self._authority}"
-        return _encoded(f"{start}\r\n{ask.fields}" if ask.field_count else start, lines=1 + ask.field_count)
+        return _encoded((f"{ask.method} {path} HTTP/1.1", f"host: {self._authority}", *ask.fields))
 
 
-def _encoded(text: str, *, lines: int) -> bytes:
-    """Header lines as bytes. lines: how many ends of lines the text may hold. Errors: UpstreamError with sent=False."""
-    if text.count("\n") != lines or text.count("\r") != lines or "\0" in text:
+def _encoded(lines: tuple[str, ...]) -> bytes:
+    """Lines of a head, each with its end. Errors: UpstreamError with sent=False for one that is more than a line, or no text."""
+    text = "\r\n".join(lines) + "\r\n"
+    count = len(lines)
+    if text.count("\n") != count or text.count("\r") != count or "\0" in text:
         raise broken("a field of the request holds CR, LF or NUL", sent=False)
     try:
         # The edge reads header bytes as UTF-8 with surrogates for what is none; this is the way back to the same bytes.

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from proxy.upstream.connection import Connection
 from proxy.upstream.failure import closed, crowded
+from proxy.upstream.fields import KeptFields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,16 +36,18 @@ class Limits:
 
 
 class Pool:
-    """dial: makes a connection owned by this pool. now: the loop's time, in seconds."""
+    """dial: makes a connection owned by this pool. fields: what its connections keep of an answer's. now: the loop's time, in seconds."""
 
     def __init__(
         self,
         dial: Callable[["Pool"], Awaitable[Connection]],
         *,
+        fields: KeptFields,
         limits: Limits,
         now: Callable[[], float],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
+        self.fields = fields
         self._dial = dial
         self._limits = limits
         self._now = now
@@ -101,7 +104,7 @@ class Pool:
             raise
         self._dialing -= 1
         self._all.add(connection)
-        connection.born_at = self._now()
+        connection.retires_at = self._now() + self._limits.age_s
         if self._closed:
             connection.abort()
             raise closed()
@@ -130,10 +133,10 @@ class Pool:
         """Whoever waits longest gets it; else it rests until it is used again or expires."""
         if connection not in self._all:
             return
-        now, limits = self._now(), self._limits
-        said_s = connection.idle_s
-        idle_s = limits.idle_s if said_s is None else said_s - limits.margin_s
-        expires_at = min(now + idle_s, connection.born_at + limits.age_s)
+        now, said_s = self._now(), connection.idle_s
+        expires_at = now + (self._limits.idle_s if said_s is None else said_s - self._limits.margin_s)
+        if expires_at > connection.retires_at:
+            expires_at = connection.retires_at
         if self._closed or expires_at <= now:
             self._drop(connection)
             return

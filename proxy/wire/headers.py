@@ -17,6 +17,8 @@ _ANSWERED = frozenset(
     {"content-type", "content-encoding", "content-disposition", "content-language", "openai-processing-ms", "openai-version"}
     | {"openai-model", "x-pretend", "retry-after", "retry-after-ms", "x-should-retry"}
 )
+# What anybody here looks at in an upstream's answer; the client keeps nothing else.
+READ_OF_ANSWERS = _ANSWERED | {"x-request-id", "content-length"}
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}\Z")
 _SINGLE = frozenset({"authorization", "api-key", "content-type", "content-length", "idempotency-key", "host"})
 

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from proxy.upstream.answer import HttpAnswer
 from proxy.upstream.client import HttpUpstream
@@ -14,25 +14,28 @@ HANG_S = 20.0
 T = TypeVar("T")
 
 
+class Asked(NamedTuple):
+    """All that `open` takes."""
+
+    ask: Ask
+    own: Sequence[str]
+    body: bytes | AsyncIterator[bytes]
+    connect_s: float
+
+    async def of(self, client: HttpUpstream) -> HttpAnswer:
+        return await client.open(self.ask, self.own, self.body, connect_timeout_s=self.connect_s)
+
+
 def ask(
     body: bytes | AsyncIterator[bytes] = b"{}",
     *,
     method: str = "POST",
     target: str = "/chat/completions",
     headers: Sequence[tuple[str, str]] = (("x-a", "1"),),
+    own: Sequence[str] = ("x-own: 1",),
     connect_s: float = HANG_S,
-) -> Ask:
-    fields = [f"{name}: {value}" for name, value in headers]
-    return Ask(
-        method,
-        target,
-        "\r\n".join(fields),
-        field_count=len(fields),
-        own="x-own: 1",
-        own_count=1,
-        body=body,
-        connect_timeout_s=connect_s,
-    )
+) -> Asked:
+    return Asked(Ask(method, target, tuple(f"{name}: {value}" for name, value in headers)), own, body, connect_s)
 
 
 async def soon(waiting: Awaitable[T]) -> T:
@@ -53,9 +56,9 @@ async def body_of(answer: HttpAnswer) -> bytes:
     return bytes(got)
 
 
-async def fetch(client: HttpUpstream, asked: Ask | None = None) -> tuple[int, bytes]:
+async def fetch(client: HttpUpstream, asked: Asked | None = None) -> tuple[int, bytes]:
     """One call to its end."""
-    answer = await soon(client.open(asked or ask()))
+    answer = await soon((asked or ask()).of(client))
     return answer.status, await body_of(answer)
 
 

@@ -11,6 +11,8 @@ from proxy.upstream.client import HttpUpstream
 from proxy.upstream.contract import Answer, Ask
 from proxy.upstream.heads import Heads
 from tests.fakes import Abort, Close, FakeUpstream, Received, Send, Step, UntilClosed, Wait, json_answer, sse_answer
+from tests.proxy.upstream import calls
+from tests.proxy.upstream.calls import Asked
 
 EVENTS = [b'data: {"n": 1}\n\n', b'data: {"n": 2}\n\n', b"data: [DONE]\n\n"]
 OK = json_answer(200, {"ok": True})
@@ -25,18 +27,8 @@ def ask(
     headers: Sequence[tuple[str, str]] = (),
     body: bytes | AsyncIterator[bytes] = b"{}",
     connect_timeout_s: float = 20.0,
-) -> Ask:
-    fields = [f"{name}: {value}" for name, value in headers]
-    return Ask(
-        method=method,
-        target=target,
-        fields="\r\n".join(fields),
-        field_count=len(fields),
-        own="",
-        own_count=0,
-        body=body,
-        connect_timeout_s=connect_timeout_s,
-    )
+) -> Asked:
+    return calls.ask(body, method=method, target=target, headers=headers, own=(), connect_s=connect_timeout_s)
 
 
 async def rest_of(answer: Answer) -> bytes:
@@ -57,12 +49,12 @@ async def fault_of(answer: Answer) -> tuple[bytes, UpstreamError]:
     raise AssertionError(f"taken for a whole body: {got!r}")
 
 
-async def exchange(fake: FakeUpstream, steps: Sequence[Step], asked: Ask) -> tuple[int, dict[str, str], bytes, Received]:
+async def exchange(fake: FakeUpstream, steps: Sequence[Step], asked: Asked) -> tuple[int, dict[str, str], bytes, Received]:
     """One call with a client of its own, to its end."""
     fake.queue(steps)
     client = HttpUpstream("u", base_url=f"{fake.url}/v1")
     try:
-        answer = await client.open(asked)
+        answer = await asked.of(client)
         body = await rest_of(answer)
         answer.close()
     finally:
@@ -135,7 +127,7 @@ async def test_a_body_that_breaks_off_says_why_and_the_upstream_takes_it_for_no_
     async with FakeUpstream() as fake:
         client = HttpUpstream("u", base_url=fake.url)
         with pytest.raises(InvalidCall) as caught:
-            await client.open(ask(body=too_large()))
+            await ask(body=too_large()).of(client)
         await client.close()
         assert fake.requests == []
     assert caught.value.code == "request_too_large"
@@ -176,7 +168,7 @@ async def test_what_has_come_can_be_read_before_the_next_is_sent() -> None:
     async with FakeUpstream() as fake:
         fake.queue([*steps, end])
         client = HttpUpstream("u", base_url=fake.url)
-        answer = await client.open(ask())
+        answer = await ask().of(client)
         for gate, event in zip(gates, EVENTS, strict=True):
             gate.set()
             assert await answer.read() == event
@@ -238,7 +230,7 @@ async def test_a_body_that_is_cut_short_is_a_fault_behind_all_that_came(steps: l
     async with FakeUpstream() as fake:
         fake.queue(steps)
         client = HttpUpstream("u", base_url=fake.url)
-        answer = await client.open(ask())
+        answer = await ask().of(client)
         await (await fake.arrived()).played.wait()
         got, error = await fault_of(answer)
         assert (got, error.code, error.sent) == (came, "upstream_broken", True)
@@ -254,7 +246,7 @@ async def test_a_malformed_chunk_is_a_fault_behind_all_that_came(garbage: bytes)
     async with FakeUpstream() as fake:
         fake.queue([Send(CHUNKED + b"3\r\nabc\r\n"), Wait(gate), Send(garbage), UntilClosed()])
         client = HttpUpstream("u", base_url=fake.url)
-        answer = await client.open(ask())
+        answer = await ask().of(client)
         assert await answer.read() == b"abc"
         gate.set()
         await (await fake.arrived()).played.wait()
@@ -286,7 +278,7 @@ async def test_a_malformed_head_is_a_fault_of_the_upstream_and_is_not_repeated_t
         fake.queue([Send(raw), Close()])
         client = HttpUpstream("u", base_url=fake.url)
         with pytest.raises(UpstreamError) as caught:
-            await client.open(ask())
+            await ask().of(client)
         await client.close()
         assert len(fake.requests) == 1
     error = caught.value
@@ -299,7 +291,7 @@ async def test_a_reset_is_a_fault_of_the_upstream() -> None:
         fake.queue([Abort()])
         client = HttpUpstream("u", base_url=fake.url)
         with pytest.raises(UpstreamError) as caught:
-            await client.open(ask())
+            await ask().of(client)
         await client.close()
     assert (caught.value.code, caught.value.sent) == ("upstream_broken", True)
 
@@ -314,7 +306,7 @@ def closed_port() -> int:
 async def test_a_refused_connection_sent_nothing_and_names_no_host() -> None:
     client = HttpUpstream("u", base_url=f"http://127.0.0.1:{closed_port()}/v1")
     with pytest.raises(UpstreamError) as caught:
-        await client.open(ask())
+        await ask().of(client)
     await client.close()
     error = caught.value
     assert (error.code, error.sent, error.status) == ("upstream_unreachable", False, 502)
@@ -331,7 +323,7 @@ async def test_a_connection_that_is_not_accepted_in_time_sent_nothing() -> None:
             one.connect_ex(full.getsockname())
         client = HttpUpstream("u", base_url=f"http://127.0.0.1:{full.getsockname()[1]}")
         with pytest.raises(UpstreamError) as caught:
-            await client.open(ask(connect_timeout_s=0.05))
+            await ask(connect_timeout_s=0.05).of(client)
         await client.close()
         for one in waiting:
             one.close()
@@ -343,11 +335,11 @@ async def test_a_post_on_a_kept_connection_that_died_is_not_repeated() -> None:
         fake.queue(OK)
         fake.queue([Abort()])
         client = HttpUpstream("u", base_url=fake.url)
-        first = await client.open(ask())
+        first = await ask().of(client)
         await rest_of(first)
         first.close()
         with pytest.raises(UpstreamError) as caught:
-            await client.open(ask())
+            await ask().of(client)
         await client.close()
         assert len(fake.requests) == 2
     assert (caught.value.code, caught.value.sent) == ("upstream_broken", True)
@@ -369,7 +361,7 @@ async def test_a_connection_is_used_again_after_a_whole_body(steps: list[Step]) 
     async with FakeUpstream(default=steps) as fake:
         client = HttpUpstream("u", base_url=fake.url)
         for _ in range(3):
-            answer = await client.open(ask())
+            answer = await ask().of(client)
             await rest_of(answer)
             answer.close()
             answer.close()
@@ -388,7 +380,7 @@ async def test_a_connection_that_its_answer_ends_is_not_used_again(steps: list[S
     async with FakeUpstream(default=[*steps, Close()]) as fake:
         client = HttpUpstream("u", base_url=fake.url)
         for _ in range(2):
-            answer = await client.open(ask())
+            answer = await ask().of(client)
             await rest_of(answer)
             answer.close()
         assert fake.accepted == 2
@@ -400,14 +392,14 @@ async def test_letting_go_in_the_middle_of_a_body_closes_the_connection_at_once(
     async with FakeUpstream(default=OK) as fake:
         fake.queue([head, first, UntilClosed()])
         client = HttpUpstream("u", base_url=fake.url)
-        answer = await client.open(ask())
+        answer = await ask().of(client)
         assert await answer.read() == EVENTS[0]
         answer.close()
         answer.close()
         seen = await fake.arrived()
         async with asyncio.timeout(20):
             await seen.closed_early.wait()
-        other = await client.open(ask())
+        other = await ask().of(client)
         await rest_of(other)
         other.close()
         assert fake.accepted == 2, "its rest must not be taken for the next answer"
@@ -418,7 +410,7 @@ async def test_a_cancelled_call_closes_its_connection_at_once() -> None:
     async with FakeUpstream() as fake:
         fake.queue([UntilClosed()])
         client = HttpUpstream("u", base_url=fake.url)
-        opening = asyncio.create_task(client.open(ask()))
+        opening = asyncio.create_task(ask().of(client))
         seen = await fake.arrived()
         opening.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -433,7 +425,7 @@ async def test_a_cancelled_read_leaves_nothing_behind() -> None:
     async with FakeUpstream() as fake:
         fake.queue([head, first, UntilClosed()])
         client = HttpUpstream("u", base_url=fake.url)
-        answer = await client.open(ask())
+        answer = await ask().of(client)
         assert await answer.read() == EVENTS[0]
         reading = asyncio.create_task(answer.read())
         await asyncio.sleep(0)
@@ -451,7 +443,7 @@ async def test_cookies_are_not_kept() -> None:
     async with FakeUpstream(default=json_answer(200, {}, headers={"set-cookie": "tenant=canary; Path=/"})) as fake:
         client = HttpUpstream("u", base_url=fake.url)
         for _ in range(2):
-            answer = await client.open(ask())
+            answer = await ask().of(client)
             await rest_of(answer)
             answer.close()
         await client.close()
@@ -464,7 +456,7 @@ async def test_a_closed_client_has_no_connections() -> None:
         client = HttpUpstream("gpu", base_url=fake.url)
         assert client.name == "gpu"
         assert "gpu" in repr(client)
-        answer = await client.open(ask())
+        answer = await ask().of(client)
         await rest_of(answer)
         answer.close()
         await client.close()
@@ -476,7 +468,11 @@ async def test_a_closed_client_has_no_connections() -> None:
 
 async def test_however_many_targets_are_asked_for_few_heads_are_kept() -> None:
     heads = Heads("http://a.test/v1")
+
+    def head(n: int) -> bytes:
+        return heads.head(Ask("POST", f"/models/{n}", ()), (), b"")
+
     for n in range(1000):
-        assert heads.head(ask(target=f"/models/{n}")).startswith(b"POST /v1/models/%d HTTP/1.1\r\nhost: a.test\r\n" % n)
+        assert head(n).startswith(b"POST /v1/models/%d HTTP/1.1\r\nhost: a.test\r\n" % n)
     assert repr(heads) == "<Heads kept=256>"
-    assert heads.head(ask(target="/models/0")) == heads.head(ask(target="/models/0"))
+    assert head(0) == head(0)

@@ -10,7 +10,8 @@ from typing import cast
 import pytest
 
 from proxy.errors import UpstreamError
-from proxy.upstream.connection import HIGH_WATER_BYTES, MOST_HEAD_BYTES, PIECE_BYTES
+from proxy.upstream.answer import HIGH_WATER_BYTES
+from proxy.upstream.connection import MOST_HEAD_BYTES, PIECE_BYTES
 from tests.fakes import Abort, Close, FakeUpstream, Send, Step, UntilClosed, Wait, json_answer, sse_answer
 from tests.proxy.upstream.calls import ask, body_of, client_of, fetch, soon, turns
 
@@ -152,7 +153,7 @@ async def test_an_answer_that_is_cut_is_an_error_and_its_request_is_not_repeated
 async def test_what_came_before_a_cut_is_handed_out_before_the_error() -> None:
     async with FakeUpstream() as upstream, client_of(upstream) as client:
         upstream.queue([Send(CHUNKED + b"5\r\nfirst\r\nzz\r\n")])
-        answer = await soon(client.open(ask()))
+        answer = await soon(ask().of(client))
         assert await soon(answer.read()) == b"first"
         for _ in range(2):
             with pytest.raises(UpstreamError):
@@ -210,7 +211,7 @@ async def test_an_answer_means_the_same_wherever_it_is_split() -> None:
             gates.append(gate)
             upstream.queue([Send(SPLIT[:at]), Wait(gate), Send(SPLIT[at:])])
         for number, gate in enumerate(gates):
-            opening = asyncio.ensure_future(client.open(ask()))
+            opening = asyncio.ensure_future(ask().of(client))
             request = await upstream.arrived(number + 1)
             await turns(lambda request=request: request.sent_bytes > 0)  # type: ignore[misc]
             await asyncio.sleep(0)  # one turn of the loop, in which the first part is read
@@ -266,7 +267,7 @@ async def test_a_body_that_would_end_with_the_stream_is_cut_by_a_reset() -> None
     go_on = asyncio.Event()
     async with FakeUpstream() as upstream, client_of(upstream) as client:
         upstream.queue([Send(OK + b"\r\npart"), Wait(go_on), Abort()])
-        answer = await soon(client.open(ask()))
+        answer = await soon(ask().of(client))
         assert await soon(answer.read()) == b"part"
         go_on.set()
         with pytest.raises(UpstreamError):
@@ -352,7 +353,7 @@ async def test_a_body_is_taken_from_its_source_no_faster_than_the_upstream_reads
 
     deaf = Deaf()
     async with listening(deaf) as url, client_of(url) as client:
-        opening = asyncio.ensure_future(client.open(ask(source())))
+        opening = asyncio.ensure_future(ask(source()).of(client))
         await soon(deaf.met.wait())
         seen = -1
         while seen != taken:  # the sockets' buffers fill, and then nothing moves
@@ -393,7 +394,7 @@ async def test_a_fault_of_the_body_s_source_passes_and_closes_the_connection() -
 
     async with FakeUpstream(default=GOOD) as upstream, client_of(upstream) as client:
         with pytest.raises(TooLargeError):
-            await soon(client.open(ask(source())))
+            await soon(ask(source()).of(client))
         await turns(lambda: upstream.open_connections == 0)
         assert await fetch(client) == (200, b'{"ok":true}')
         assert len(upstream.requests) == 1, "half a request is none"
@@ -406,7 +407,7 @@ BAD_FIELDS = [("x-a", "1\r\nx-b: 2"), ("x-a", "1\n"), ("x-a", "1\r"), ("x-a\r\nx
 async def test_a_field_that_would_be_read_as_two_is_never_written(bad: tuple[str, str]) -> None:
     async with FakeUpstream(default=GOOD) as upstream, client_of(upstream) as client:
         with pytest.raises(UpstreamError) as caught:
-            await client.open(ask(headers=[bad]))
+            await ask(headers=[bad]).of(client)
         assert caught.value.sent is False
         assert upstream.received_bytes == 0
 
@@ -415,7 +416,7 @@ async def test_a_field_that_would_be_read_as_two_is_never_written(bad: tuple[str
 async def test_a_target_that_would_be_read_as_more_is_never_written(bad: str) -> None:
     async with FakeUpstream(default=GOOD) as upstream, client_of(upstream) as client:
         with pytest.raises(UpstreamError) as caught:
-            await client.open(ask(target=bad))
+            await ask(target=bad).of(client)
         assert caught.value.sent is False
         assert upstream.received_bytes == 0
 
@@ -433,7 +434,7 @@ async def test_an_upstream_is_slowed_down_by_a_reader_that_waits() -> None:
     piece = b"x" * 65536
     async with FakeUpstream() as upstream, client_of(upstream) as client:
         upstream.queue([Send(OK + b"Content-Length: %d\r\n\r\n" % (len(piece) * 400)), *[Send(piece)] * 400])
-        answer = await soon(client.open(ask()))
+        answer = await soon(ask().of(client))
         request = upstream.requests[0]
         seen = -1
         while seen != request.sent_bytes:
@@ -449,7 +450,7 @@ async def test_an_upstream_is_slowed_down_by_a_reader_that_waits() -> None:
 async def test_chunks_that_wait_are_read_as_one() -> None:
     async with FakeUpstream() as upstream, client_of(upstream) as client:
         upstream.queue(sse_answer([b"a", b"b", b"c"]))
-        answer = await soon(client.open(ask()))
+        answer = await soon(ask().of(client))
         await turns(lambda: answer.whole)
         assert await soon(answer.read()) == b"abc"
         assert await soon(answer.read()) == b""
@@ -459,7 +460,7 @@ async def test_chunks_that_wait_are_read_as_one() -> None:
 async def test_closing_in_the_middle_ends_the_upstream_s_work_at_once() -> None:
     async with FakeUpstream() as upstream, client_of(upstream) as client:
         upstream.queue([*sse_answer([b"data: 1\n\n"])[:2], UntilClosed()])
-        answer = await soon(client.open(ask()))
+        answer = await soon(ask().of(client))
         assert await soon(answer.read()) == b"data: 1\n\n"
         answer.close()
         answer.close()
@@ -468,16 +469,16 @@ async def test_closing_in_the_middle_ends_the_upstream_s_work_at_once() -> None:
 
 async def test_a_whole_body_that_nobody_read_closes_its_connection() -> None:
     async with FakeUpstream(default=GOOD) as upstream, client_of(upstream) as client:
-        (await soon(client.open(ask()))).close()
+        (await soon(ask().of(client))).close()
         await fetch(client)
         assert upstream.accepted == 2
 
 
 async def test_an_answer_let_go_twice_does_not_touch_the_next_one() -> None:
     async with FakeUpstream(default=GOOD) as upstream, client_of(upstream) as client:
-        first = await soon(client.open(ask()))
+        first = await soon(ask().of(client))
         await body_of(first)
-        second = await soon(client.open(ask()))
+        second = await soon(ask().of(client))
         first.close()
         assert await soon(first.read()) == b""
         assert await body_of(second) == b'{"ok":true}'
@@ -534,7 +535,7 @@ CANCELLED: dict[str, list[Step]] = {
 async def test_a_call_that_is_cancelled_before_its_head_closes_its_connection(script: list[Step]) -> None:
     async with FakeUpstream(default=GOOD) as upstream, client_of(upstream) as client:
         upstream.queue(script)
-        opening = asyncio.ensure_future(client.open(ask()))
+        opening = asyncio.ensure_future(ask().of(client))
         request = await upstream.arrived()
         opening.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -549,7 +550,7 @@ async def test_a_read_that_is_cancelled_loses_nothing() -> None:
     async with FakeUpstream() as upstream, client_of(upstream) as client:
         script = sse_answer([b"one", b"two"])
         upstream.queue([*script[:1], Wait(go_on), *script[1:]])
-        answer = await soon(client.open(ask()))
+        answer = await soon(ask().of(client))
         reading = asyncio.ensure_future(answer.read())
         await asyncio.sleep(0)
         reading.cancel()
@@ -587,9 +588,9 @@ async def test_closing_the_client_ends_the_calls_that_run() -> None:
     async with FakeUpstream() as upstream, client_of(upstream) as client:
         upstream.queue([UntilClosed()])
         upstream.queue([*sse_answer([b"one"])[:2], UntilClosed()])
-        opening = asyncio.ensure_future(client.open(ask()))
+        opening = asyncio.ensure_future(ask().of(client))
         await upstream.arrived()
-        answer = await soon(client.open(ask()))
+        answer = await soon(ask().of(client))
         await soon(client.close())
         with pytest.raises(UpstreamError) as caught:
             await soon(opening)
@@ -597,6 +598,6 @@ async def test_closing_the_client_ends_the_calls_that_run() -> None:
         with pytest.raises(UpstreamError):
             await body_of(answer)
         with pytest.raises(UpstreamError) as refused:
-            await client.open(ask())
+            await ask().of(client)
         assert (refused.value.code, refused.value.sent) == ("upstream_unreachable", False)
         assert "closed=True" in repr(client)

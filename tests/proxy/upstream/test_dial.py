@@ -145,7 +145,7 @@ async def test_the_connect_deadline_covers_the_handshake() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         async with client_of(f"https://127.0.0.1:{silent.getsockname()[1]}") as client:
             with pytest.raises(UpstreamError) as caught:
-                await soon(client.open(ask(connect_s=0.05)))
+                await soon(ask(connect_s=0.05).of(client))
             assert "idle=0 busy=0 dialing=0" in repr(client)
     assert (caught.value.code, caught.value.sent) == ("upstream_timeout", False)
 
@@ -157,7 +157,7 @@ async def test_the_connect_deadline_covers_the_look_up() -> None:
 
     async with client_of("http://model.test", lookup=never) as client:
         with pytest.raises(UpstreamError) as caught:
-            await soon(client.open(ask(connect_s=0.01)))
+            await soon(ask(connect_s=0.01).of(client))
     assert (caught.value.code, caught.value.sent) == ("upstream_timeout", False)
 
 
@@ -169,7 +169,7 @@ async def test_a_name_that_does_not_resolve_is_unreachable(host: str) -> None:
 
     async with client_of(f"http://{host}", lookup=unknown) as client:
         with pytest.raises(UpstreamError) as caught:
-            await soon(client.open(ask()))
+            await soon(ask().of(client))
     assert (caught.value.code, caught.value.sent) == ("upstream_unreachable", False)
     assert host not in f"{caught.value.message} {caught.value.detail}"
 

@@ -39,7 +39,7 @@ async def test_pieces_are_taken_as_they_come_with_no_task_in_between() -> None:
                 *[Wait(go[1]), Send(b"5\r\nthree\r\n0\r\n\r\n")],
             ]
         )
-        answer, taker = await soon(client.open(ask())), Taker()
+        answer, taker = await soon(ask().of(client)), Taker()
         pumping = asyncio.ensure_future(answer.pump(taker))
         for n, event in enumerate(go):
             await turns(lambda n=n: len(taker.pieces) == n + 1)  # type: ignore[misc]
@@ -54,7 +54,7 @@ async def test_pieces_are_taken_as_they_come_with_no_task_in_between() -> None:
 async def test_a_taker_that_rests_is_left_alone_and_loses_nothing() -> None:
     async with FakeUpstream() as upstream, client_of(upstream) as client:
         upstream.queue(sse_answer([b"a", b"b", b"c", b"d"]))
-        answer, taker = await soon(client.open(ask())), Taker(rests_at=frozenset({1, 2}))
+        answer, taker = await soon(ask().of(client)), Taker(rests_at=frozenset({1, 2}))
         assert await soon(answer.pump(taker)) is True
         first = len(taker.pieces)
         await turns(lambda: answer.whole)
@@ -70,7 +70,7 @@ async def test_an_upstream_is_slowed_down_while_nobody_pumps() -> None:
     piece = b"x" * 100_000
     async with FakeUpstream() as upstream, client_of(upstream) as client:
         upstream.queue(sse_answer([piece] * 400))
-        answer, taker = await soon(client.open(ask())), Taker(rests_at=frozenset({1}))
+        answer, taker = await soon(ask().of(client)), Taker(rests_at=frozenset({1}))
         assert await soon(answer.pump(taker)) is True
         request, seen = upstream.requests[0], -1
         while seen != request.sent_bytes:
@@ -88,7 +88,7 @@ async def test_what_came_before_a_cut_is_taken_before_the_error(end: Close | Abo
     go = asyncio.Event()
     async with FakeUpstream() as upstream, client_of(upstream) as client:
         upstream.queue([Send(CHUNKED + b"3\r\none\r\n"), Wait(go), Send(b"3\r\ntwo\r\n"), end])
-        answer, taker = await soon(client.open(ask())), Taker()
+        answer, taker = await soon(ask().of(client)), Taker()
         pumping = asyncio.ensure_future(answer.pump(taker))
         await turns(lambda: bool(taker.pieces))
         go.set()
@@ -103,7 +103,7 @@ async def test_bytes_and_the_fault_behind_them_may_come_in_one_read() -> None:
     go = asyncio.Event()
     async with FakeUpstream() as upstream, client_of(upstream) as client:
         upstream.queue([Send(CHUNKED + b"3\r\none\r\n"), Wait(go), Send(b"3\r\ntwo\r\nzz\r\n")])
-        answer, taker = await soon(client.open(ask())), Taker()
+        answer, taker = await soon(ask().of(client)), Taker()
         pumping = asyncio.ensure_future(answer.pump(taker))
         await turns(lambda: bool(taker.pieces))
         go.set()
@@ -119,7 +119,7 @@ async def test_what_the_taker_raises_reaches_whoever_pumps(fails_at: int) -> Non
     async with FakeUpstream() as upstream, client_of(upstream) as client:
         script = sse_answer([b"one", b"two"])
         upstream.queue([*script[:2], Wait(go), *script[2:]])
-        answer, taker = await soon(client.open(ask())), Taker(fails_at=fails_at)
+        answer, taker = await soon(ask().of(client)), Taker(fails_at=fails_at)
         pumping = asyncio.ensure_future(answer.pump(taker))
         await turns(lambda: bool(taker.pieces))
         go.set()
@@ -133,7 +133,7 @@ async def test_a_pump_that_is_cancelled_loses_nothing_and_takes_nothing_more() -
     async with FakeUpstream() as upstream, client_of(upstream) as client:
         script = sse_answer([b"one", b"two"])
         upstream.queue([*script[:2], Wait(go), *script[2:]])
-        answer, taker = await soon(client.open(ask())), Taker()
+        answer, taker = await soon(ask().of(client)), Taker()
         pumping = asyncio.ensure_future(answer.pump(taker))
         await turns(lambda: bool(taker.pieces))
         pumping.cancel()
@@ -149,6 +149,8 @@ def test_what_comes_between_a_cancellation_and_its_effect_waits_for_the_next_rea
     """The waiter is cancelled, and its task has not run yet."""
 
     class Line:
+        def pause(self) -> None: ...
+
         def go_on(self) -> None: ...
 
         def let_go(self, answer: HttpAnswer) -> None: ...
@@ -159,7 +161,7 @@ def test_what_comes_between_a_cancellation_and_its_effect_waits_for_the_next_rea
         await asyncio.sleep(0)
         pumping.cancel()
         answer.chunks.append(b"late")
-        answer.came()
+        answer.came(4)
         with pytest.raises(asyncio.CancelledError):
             await pumping
         assert taker.pieces == []
@@ -171,7 +173,7 @@ def test_what_comes_between_a_cancellation_and_its_effect_waits_for_the_next_rea
 async def test_closing_while_a_body_is_pumped_ends_the_upstream_s_work() -> None:
     async with FakeUpstream() as upstream, client_of(upstream) as client:
         upstream.queue([*sse_answer([b"one"])[:2], UntilClosed()])
-        answer, taker = await soon(client.open(ask())), Taker(rests_at=frozenset({1}))
+        answer, taker = await soon(ask().of(client)), Taker(rests_at=frozenset({1}))
         assert await soon(answer.pump(taker)) is True
         answer.close()
         await soon(upstream.requests[0].closed_early.wait())

@@ -93,7 +93,7 @@ async def test_a_proxy_that_does_not_agree_makes_the_upstream_unreachable(refusa
         async with proxying(target.getsockname()[1], refusal) as (proxy_port, _):
             async with client_of("https://model.test", tunnel=Tunnel("127.0.0.1", proxy_port)) as client:
                 with pytest.raises(UpstreamError) as caught:
-                    await soon(client.open(ask()))
+                    await soon(ask().of(client))
     assert (caught.value.code, caught.value.sent) == ("upstream_unreachable", False)
     assert caught.value.detail == "ConnectionRefusedError"
 
