@@ -9,6 +9,7 @@ import pytest
 from proxy.errors import InvalidCall, UpstreamError
 from proxy.upstream.client import HttpUpstream
 from proxy.upstream.contract import Answer, Ask
+from proxy.upstream.fields import KeptFields
 from proxy.upstream.heads import Heads
 from tests.fakes import Abort, Close, FakeUpstream, Received, Send, Step, UntilClosed, Wait, json_answer, sse_answer
 from tests.proxy.upstream import calls
@@ -150,6 +151,20 @@ async def test_an_answer_has_its_status_its_fields_in_lower_case_and_its_bytes()
         status, headers, body, _ = await exchange(fake, steps, ask())
     assert (status, body) == (418, b"hello")
     assert headers == {"x-a": "1, 2", "x-b": "y", "content-length": "5"}
+
+
+async def test_of_an_answer_s_fields_those_are_kept_that_somebody_reads_and_those_of_framing() -> None:
+    raw = b"HTTP/1.1 200 OK\r\nX-Read: 1\r\nX-Other: 2\r\nx-read: 3\r\nx-other: 4\r\nContent-Length: 5\r\nKeep-Alive: timeout=9\r\n\r\n"
+    async with FakeUpstream() as fake:
+        client = HttpUpstream("u", base_url=fake.url, fields={"x-read"})
+        for _ in range(2):
+            fake.queue([Send(raw + b"hello")])
+            answer = await ask().of(client)
+            assert await rest_of(answer) == b"hello"
+            answer.close()
+            assert answer.headers == {"x-read": "1, 3", "content-length": "5", "keep-alive": "timeout=9"}
+        await client.close()
+        assert fake.accepted == 1
 
 
 @pytest.mark.parametrize("framing", ["chunked", "length", "close"])
@@ -476,3 +491,13 @@ async def test_however_many_targets_are_asked_for_few_heads_are_kept() -> None:
         assert head(n).startswith(b"POST /v1/models/%d HTTP/1.1\r\nhost: a.test\r\n" % n)
     assert repr(heads) == "<Heads kept=256>"
     assert head(0) == head(0)
+
+
+def test_however_many_names_come_few_are_remembered_and_all_are_known() -> None:
+    kept = KeptFields({"x-read"})
+    for n in range(1000):
+        assert kept[b"X-%d" % n] is None
+    assert kept[b"y" * 100] is None
+    assert len(kept) == 256
+    assert (kept[b"X-Read"], kept[b"Transfer-Encoding"], kept[b"x-readable"]) == ("x-read", "transfer-encoding", None)
+    assert KeptFields(None)[b"X-Any"] == "x-any"

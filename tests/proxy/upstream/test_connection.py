@@ -105,6 +105,34 @@ BAD: dict[str, bytes] = {
 }
 
 
+# The same where nobody reads a field but those of framing: what is not kept counts as well.
+BARE = [
+    *["a head of 64 kB in many fields", "201 fields", "201 fields of one name", "a field of 300 kB"],
+    *["coding gzip", "a coding that looks like chunked", "an interim answer with a body", "chunked in two fields"],
+]
+
+
+@pytest.mark.parametrize("name", BARE)
+async def test_fields_that_nobody_reads_count_towards_the_bounds_of_a_head(name: str) -> None:
+    async with FakeUpstream(default=GOOD) as upstream, client_of(upstream, fields=()) as client:
+        upstream.queue([Send(BAD[name])])
+        with pytest.raises(UpstreamError) as caught:
+            await fetch(client)
+        assert (caught.value.code, caught.value.sent) == ("upstream_broken", True)
+        await turns(lambda: upstream.open_connections == 0)
+
+
+async def test_the_fields_of_one_answer_are_not_counted_with_those_of_the_next() -> None:
+    many = b"".join(b"x-%d: 1\r\n" % n for n in range(150))
+    trailed = CHUNKED + b"2\r\nok\r\n0\r\n" + many + b"\r\n"
+    interim = b"HTTP/1.1 103 E\r\n" + many + b"\r\n" + OK + many + b"Content-Length: 2\r\n\r\nok"
+    async with FakeUpstream() as upstream, client_of(upstream, fields=()) as client:
+        for said in (trailed, interim, trailed):
+            upstream.queue([Send(said)])
+            assert await fetch(client) == (200, b"ok")
+        assert upstream.accepted == 1
+
+
 @pytest.mark.parametrize("said", BAD.values(), ids=BAD.keys())
 async def test_a_bad_answer_is_an_error_and_its_connection_is_never_used_again(said: bytes) -> None:
     async with FakeUpstream(default=GOOD) as upstream, client_of(upstream) as client:

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from proxy.errors import UpstreamError
-from proxy.upstream.answer import HttpAnswer
+from proxy.upstream.answer import HIGH_WATER_BYTES, HttpAnswer
 from tests.fakes import Abort, Close, FakeUpstream, Send, UntilClosed, Wait, sse_answer
 from tests.proxy.upstream.calls import ask, body_of, client_of, soon, turns
 
@@ -177,3 +177,39 @@ async def test_closing_while_a_body_is_pumped_ends_the_upstream_s_work() -> None
         assert await soon(answer.pump(taker)) is True
         answer.close()
         await soon(upstream.requests[0].closed_early.wait())
+
+
+def test_the_upstream_is_slowed_down_by_what_waits_and_not_by_what_is_taken() -> None:
+    told: list[str] = []
+
+    class Line:
+        def pause(self) -> None:
+            told.append("pause")
+
+        def go_on(self) -> None:
+            told.append("go on")
+
+        def let_go(self, answer: HttpAnswer) -> None: ...
+
+    async def run() -> None:
+        answer, taker = HttpAnswer(Line(), asyncio.get_running_loop()), Taker(rests_at=frozenset({9}))
+        piece = b"x" * (HIGH_WATER_BYTES // 4)
+
+        def comes() -> None:
+            answer.chunks.append(piece)
+            answer.came(len(piece))
+
+        pumping = asyncio.ensure_future(answer.pump(taker))
+        await asyncio.sleep(0)
+        for _ in range(9):
+            comes()
+        assert (len(taker.pieces), told) == (9, [])
+        for _ in range(5):  # the taker rests, and its task has not run yet
+            comes()
+        assert (await pumping, len(taker.pieces), told) == (True, 9, ["pause"])
+        pumping = asyncio.ensure_future(answer.pump(taker))
+        await asyncio.sleep(0)
+        assert (taker.pieces[9:], told) == ([piece * 5], ["pause", "go on"])
+        pumping.cancel()
+
+    asyncio.run(run())

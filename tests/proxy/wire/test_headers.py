@@ -1,13 +1,17 @@
 """Only what is on a list passes, either way; a client can strike out nothing of ours."""
 
+import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import proxy
 from proxy.errors import InvalidCall
-from proxy.wire.headers import presented_key, refuse_ambiguous, sane_request_id, towards_client
+from proxy.wire.failure import PASSED_HINTS
+from proxy.wire.headers import READ_OF_ANSWERS, presented_key, refuse_ambiguous, sane_request_id, towards_client
 from proxy.wire.headers import towards_upstream as lines_upstream
 
 PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no failure
@@ -200,3 +204,13 @@ def test_whatever_a_client_sends_ours_go_whole_and_nothing_unknown_does(sent: di
     passed = {line.partition(":")[0] for line in got[: len(got) - len(OURS)]}
     known = {*SDK, "openai-beta", "priority", "x-client-request-id", *extra}
     assert all(name in known or name.startswith("x-stainless-") for name in passed)
+
+
+def test_what_is_asked_of_an_answer_is_what_the_client_keeps() -> None:
+    """A name that is not on the list would be asked for in vain."""
+    asked = set(PASSED_HINTS)
+    for module in ("dispatch", "pipeline"):
+        source = (Path(proxy.__file__).parent / f"{module}.py").read_text("utf-8")
+        asked |= set(re.findall(r'answer\.headers\.get\("([^"]+)"', source))
+        asked |= set(re.findall(r'"([^"]+)" in answer\.headers', source))
+    assert {"content-type", "content-encoding", "x-request-id", "retry-after"} <= asked <= READ_OF_ANSWERS
