@@ -16,7 +16,7 @@ from proxy.deadlines import Watch
 from proxy.entry import Entry
 from proxy.errors import InvalidCall, NotAdmitted, Refusal
 from proxy.policy.contract import Unit
-from proxy.policy.policyset import PolicySet
+from proxy.policy.policyset import Plan, PolicySet
 from proxy.state.contract import Denial, StateStore
 from proxy.tokens import Tokenizer
 from proxy.trip import Arrival, Observer, Trip
@@ -71,18 +71,16 @@ class Admission:
 
         received: the body, None for a surface without a meter. Errors: InvalidCall, Refusal.
         """
-        call = trip.call
+        call, entry = trip.call, trip.entry
+        assert entry is not None
+        plan = None
         if received is not None:
-            call.body = received
-            call.fields = body.parse(received)
-            body.check(call.surface, call.fields)  # every field that costs money is sane from here on
-            body.shape(call)
             call.input_bound = len(received)  # a byte-level tokenizer never makes more tokens than there are bytes
-        plan = trip.plan = trip.set.plan(call.principal, call.path, call.model)
-        for clause in plan.prepare:
-            clause.prepare(call)
-        for clause in plan.shadow_prepare:
-            clause.prepare(call.scratch())
+            plan = entry.outlines.fill(call, received)
+        new = plan is None
+        if plan is None:
+            plan = self._prepare(trip, call, received)
+        trip.plan = plan
         for clause in plan.check:
             clause.check(call)
         for clause in plan.shadow_check:
@@ -91,8 +89,25 @@ class Admission:
             except Refusal:
                 self.observer.would_refuse(clause.policy, clause.clause)
         if received is not None:
-            _price(trip, call)
-            body.ask_for_usage(call)
+            if new:
+                _price(trip, call)
+                body.ask_for_usage(call)
+                entry.outlines.learn(call, plan)
+            _bound_input(trip, call)
+
+    def _prepare(self, trip: Trip, call: Call, received: bytes | None) -> Plan:
+        """Which clauses the call meets, and what they make of it. Errors: InvalidCall."""
+        if received is not None:
+            call.body = received
+            call.fields = body.parse(received)
+            body.check(call.surface, call.fields)  # every field that costs money is sane from here on
+            body.shape(call)
+        plan = trip.set.plan(call.principal, call.path, call.model)
+        for clause in plan.prepare:
+            clause.prepare(call)
+        for clause in plan.shadow_prepare:
+            clause.prepare(call.scratch())
+        return plan
 
     def _enter(self, policies: PolicySet, call: Call, arrival: Arrival, now_s: float) -> Entry:
         """All that the head decides, noted in the call as soon as it is known. Errors: InvalidCall, NotAdmitted."""
@@ -190,7 +205,7 @@ def _surface(policies: PolicySet, path: str, method: str) -> Surface:
 
 
 def _price(trip: Trip, call: Call) -> None:
-    """What the call's model costs, and how much input it may have that its body does not show. Errors: Refusal."""
+    """What the call's model costs. Errors: Refusal."""
     policies = trip.set
     call.price = policies.prices.find(call.model) if call.model is not None else None
     if call.price is None and call.model is not None and policies.deny_unpriced:
@@ -201,8 +216,12 @@ def _price(trip: Trip, call: Call) -> None:
             policy="prices",
             clause="unknown",
         )
+
+
+def _bound_input(trip: Trip, call: Call) -> None:
+    """How much input the call may have that its body does not show."""
     if call.fields is None or hides_input(call.surface.name, call.fields):
-        known = policies.prices.context(call.model) if call.model is not None else None
+        known = trip.set.prices.context(call.model) if call.model is not None else None
         call.input_bound = max(call.input_bound, known or MOST_CONTEXT)
 
 

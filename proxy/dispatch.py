@@ -3,7 +3,7 @@
 The rule a reader could break: a call goes to another upstream, or to the same one again, only while no byte of it was sent.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from proxy.call import Call
@@ -12,7 +12,7 @@ from proxy.entry import Entry, Way
 from proxy.errors import UpstreamError
 from proxy.policy.policyset import UpstreamConfig
 from proxy.trip import Arrival, Trip
-from proxy.upstream.contract import Answer, Ask, Upstream
+from proxy.upstream.contract import Answer, Ask, Body, Upstream
 from proxy.wire import body
 from proxy.wire.failure import upstream_refusal
 from proxy.wire.headers import sane_request_id, towards_upstream
@@ -37,7 +37,7 @@ class Dispatch:
         call, entry = trip.call, trip.entry
         assert entry is not None
         own = (f"x-request-id: {call.id}", f"traceparent: {trip.trace.header()}")
-        sent_body = body.patched(call) if call.surface.metered else _chunks(entry, call, arrival)
+        sent_body = (call.parts or body.patched(call)) if call.surface.metered else _chunks(entry, call, arrival)
         failure: UpstreamError | None = None
         for name in trip.set.route(call.model):
             way = entry.ways.get(name)
@@ -57,7 +57,7 @@ class Dispatch:
                     failure = error
                     continue
                 trip.answered = True
-                call.body = b""  # thousands of streams may run, and none needs it any more
+                call.body, call.parts, sent_body = b"", (), ()  # thousands of streams may run, and none needs it any more
                 trip.first_byte_ns = trip.now_ns()
                 trip.upstream_request_id = sane_request_id(answer.headers.get("x-request-id"))
                 if not 200 <= answer.status < 300:
@@ -80,9 +80,9 @@ class Dispatch:
         return Way(self.upstream(name, config), ask, config.timeouts, config.attempts)
 
 
-def _chunks(entry: Entry, call: Call, arrival: Arrival) -> AsyncIterator[bytes] | bytes:
+def _chunks(entry: Entry, call: Call, arrival: Arrival) -> Body:
     """The body of an unmetered call, passed on as it comes."""
-    return b"" if call.method in ("GET", "HEAD", "DELETE") else arrival.chunks(entry.most_bytes)
+    return () if call.method in ("GET", "HEAD", "DELETE") else arrival.chunks(entry.most_bytes)
 
 
 async def _refusal(trip: Trip, answer: Answer) -> UpstreamError:

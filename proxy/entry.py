@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from proxy.call import Principal, Surface, Timeouts
+from proxy.outline import Outlines
 from proxy.policy.policyset import PolicySet
 from proxy.upstream.contract import Ask, Upstream
 
@@ -24,7 +25,7 @@ class Entry:
     set: under which it holds. until_s: epoch seconds at which the caller's key expires. loopback: of the peer that it was found out for.
     path: canonical; target: what of path and query is sent below an upstream's base URL.
     most_bytes, bounded_by: the most that a body may have, and the policy that says so, None for the proxy's own bound.
-    ways: by name of the upstream, filled by dispatch.
+    ways: by name of the upstream, filled by dispatch. outlines: of bodies that came with the head.
     """
 
     set: PolicySet
@@ -37,6 +38,7 @@ class Entry:
     most_bytes: int
     bounded_by: str | None
     ways: dict[str, Way] = field(default_factory=dict)
+    outlines: Outlines = field(default_factory=Outlines)
 
     def holds(self, policies: PolicySet, *, loopback: bool, now_s: float) -> bool:
         """Whether it is still, and for this peer too, what would be found out."""

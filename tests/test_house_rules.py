@@ -19,6 +19,7 @@ BASE = ("proxy.errors", "proxy.call", "proxy.clock", "proxy.chance")
 VALUES = (*BASE, "proxy.wire", "proxy.policy")
 PARTS = (*VALUES, "proxy.state", "proxy.upstream.contract", "proxy.telemetry")
 STEPS = (
+    "proxy.outline",
     "proxy.entry",
     "proxy.trip",
     "proxy.admission",

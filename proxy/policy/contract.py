@@ -201,7 +201,10 @@ class Clause:
         return None
 
     def prepare(self, call: Call) -> None:
-        """Shape the call: lower a bound or rename, so that any order of clauses gives the same call. Never refuses."""
+        """Shape the call: lower a bound or rename, so that any order of clauses gives the same call. Never refuses.
+
+        It looks neither at the messages nor at the length of the body: what it does is remembered for the next body that differs in them.
+        """
 
     def check(self, call: Call) -> None:
         """Raise `Refusal` if the shaped call may not pass."""

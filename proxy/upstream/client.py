@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Collection, Sequence
 
 from proxy.upstream.answer import HttpAnswer
 from proxy.upstream.connection import PIECE_BYTES, Connection
-from proxy.upstream.contract import Ask
+from proxy.upstream.contract import Ask, Body
 from proxy.upstream.dial import Dialer
 from proxy.upstream.failure import broken, late, unreachable
 from proxy.upstream.fields import KeptFields
@@ -56,19 +56,19 @@ class HttpUpstream:
     def name(self) -> str:
         return self._name
 
-    async def open(
-        self, ask: Ask, own: Sequence[str], body: bytes | AsyncIterator[bytes], *, connect_timeout_s: float
-    ) -> HttpAnswer:
+    async def open(self, ask: Ask, own: Sequence[str], body: Body, *, connect_timeout_s: float) -> HttpAnswer:
         """The contract's `open`."""
         pool = self._pool or self._start()
-        first = self._heads.head(ask, own, body)
         rest: AsyncIterator[bytes] | memoryview | None = None
-        if not isinstance(body, bytes):
-            rest = body
-        elif len(body) <= PIECE_BYTES:
-            first += body
+        if isinstance(body, tuple):
+            size = sum(map(len, body))
+            first = self._heads.head(ask, own, size)
+            if size <= PIECE_BYTES:
+                first = b"".join((first, *body))
+            else:
+                rest = memoryview(b"".join(body))
         else:
-            rest = memoryview(body)
+            first, rest = self._heads.head(ask, own, None), body
         while (connection := pool.take()) is not None:
             answer = connection.send(first)
             if answer is not None:

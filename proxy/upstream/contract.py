@@ -7,6 +7,9 @@ which is how an upstream learns that nobody wants the rest.
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+# What is sent behind a head: the parts of a whole body, none for no body, or chunks as they come.
+Body = tuple[bytes | memoryview, ...] | AsyncIterator[bytes]
+
 
 class Ask(NamedTuple):
     """What to send of the head in many calls. target: absolute path and query as sent on the wire, below the upstream's base URL.
@@ -54,8 +57,8 @@ class Upstream(Protocol):
     @property
     def name(self) -> str: ...
 
-    async def open(self, ask: Ask, own: Sequence[str], body: bytes | AsyncIterator[bytes], *, connect_timeout_s: float) -> Answer:
-        """Send a call and wait for the head of its answer. own: header lines of this call alone; body: whole bytes, or chunks.
+    async def open(self, ask: Ask, own: Sequence[str], body: Body, *, connect_timeout_s: float) -> Answer:
+        """Send a call and wait for the head of its answer. own: header lines of this call alone; body: the parts of a whole one, or chunks.
 
         Errors: UpstreamError with `sent=False` while no byte of the call was written (refused, unresolved, TLS, connect deadline);
         UpstreamError("upstream_broken") after that. May be cancelled at any point; the connection is then closed.

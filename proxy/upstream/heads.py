@@ -5,7 +5,7 @@ as two fields or two requests; CR, LF and NUL end the call here, before a byte i
 """
 
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from proxy.upstream.contract import Ask
@@ -36,8 +36,8 @@ class Heads:
     def __repr__(self) -> str:
         return f"<Heads kept={len(self._kept)}>"
 
-    def head(self, ask: Ask, own: Sequence[str], body: bytes | AsyncIterator[bytes]) -> bytes:
-        """The head with its blank line. A body of bytes gets its length, any other is announced as chunked.
+    def head(self, ask: Ask, own: Sequence[str], length: int | None) -> bytes:
+        """The head with its blank line. length: bytes of the body; None announces chunks.
 
         Errors: UpstreamError with sent=False when the call cannot be written as one request.
         """
@@ -47,10 +47,10 @@ class Heads:
             if len(self._kept) >= _MOST_KEPT:
                 del self._kept[next(iter(self._kept))]
             self._kept[ask] = start
-        if not isinstance(body, bytes):
+        if length is None:
             return start + _encoded((*own, "transfer-encoding: chunked", ""))
-        if body or ask.method not in _WITHOUT_BODY:
-            return start + _encoded((*own, f"content-length: {len(body)}", ""))
+        if length or ask.method not in _WITHOUT_BODY:
+            return start + _encoded((*own, f"content-length: {length}", ""))
         return start + _encoded((*own, ""))
 
     def _start(self, ask: Ask) -> bytes:

@@ -73,10 +73,10 @@ def _parse_around(body: bytes) -> dict[str, Any] | None:
 
     The large value is read by itself, and the body with null in its place: each is JSON, so no field stands in what is not looked at.
     """
-    before, behind = _BEFORE.match(body, 0, _NEAR), _BEHIND.match(body[: -_NEAR - 1 : -1])
-    if before is None or behind is None:
+    place = _ends(body)
+    if place is None:
         return None
-    start, end = before.end(), len(body) - behind.end()
+    name, start, end = place
     rest = b"".join((body[:start], b"null", body[end:]))
     try:
         fields: dict[str, Any] = orjson.loads(rest)
@@ -87,8 +87,39 @@ def _parse_around(body: bytes) -> dict[str, Any] | None:
         _written([value])
     if _written(fields) != rest:
         _refuse_doubles(rest, fields)
-    fields[before[1][1:-1].decode()] = value
+    fields[name.decode()] = value
     return fields
+
+
+def _ends(body: bytes) -> tuple[bytes, int, int] | None:
+    """The name of the first field that is not plain, as it stands there, and where its value seems to begin and end, or None."""
+    before, behind = _BEFORE.match(body, 0, _NEAR), _BEHIND.match(body[: -_NEAR - 1 : -1])
+    if before is None or behind is None:
+        return None
+    return before[1][1:-1], before.end(), len(body) - behind.end()
+
+
+def large_value(body: bytes) -> tuple[str, int, int] | None:
+    """The name of the one field of a body that `parse` has read which is not plain, and where its value begins and ends, or None."""
+    place = _ends(body)
+    if place is None:
+        return None
+    name, start, end = place
+    try:
+        orjson.loads(b"".join((body[:start], b"null", body[end:])))
+        orjson.loads(memoryview(body)[start:end])
+    except orjson.JSONDecodeError:
+        return None
+    return name.decode(), start, end
+
+
+def messages_in(middle: memoryview) -> list[Any] | None:
+    """The messages that some bytes are; None for what is no JSON list, or may be nested too deeply: `parse` and `check` say which."""
+    try:
+        messages = orjson.loads(middle)
+    except orjson.JSONDecodeError:
+        return None
+    return messages if type(messages) is list and _shallow(messages, max(16, len(middle) // _FEW)) else None
 
 
 def _shallow(value: Any, most: int) -> bool:
@@ -270,11 +301,11 @@ def ask_for_usage(call: Call) -> None:
         call.edits["stream_options"] = {**options, "include_usage": True}
 
 
-def patched(call: Call) -> bytes:
-    """The body to send: as received, but for the call's edits. Errors: none for a call that `check` has passed."""
+def patched(call: Call) -> tuple[bytes | memoryview, ...]:
+    """The body to send, in parts: as received, but for the call's edits. Errors: none for a call that `check` has passed."""
     body, fields = call.body, call.fields
     if not call.edits:
-        return body
+        return (body,)
     assert fields is not None
     added: dict[str, Any] = {}
     replaced: list[tuple[int, int, Any]] = []  # no two begin at one place, so values are never compared
@@ -293,7 +324,7 @@ def patched(call: Call) -> bytes:
         pieces += (whole[at:start], orjson.dumps(value))
         at = end
     pieces.append(whole[at:])
-    return b"".join(pieces)
+    return tuple(pieces)
 
 
 def _place(body: bytes, fields: Mapping[str, Any], name: str) -> tuple[int, int]:

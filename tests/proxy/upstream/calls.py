@@ -23,7 +23,8 @@ class Asked(NamedTuple):
     connect_s: float
 
     async def of(self, client: HttpUpstream) -> HttpAnswer:
-        return await client.open(self.ask, self.own, self.body, connect_timeout_s=self.connect_s)
+        body = (self.body,) if isinstance(self.body, bytes) else self.body
+        return await client.open(self.ask, self.own, body, connect_timeout_s=self.connect_s)
 
 
 def ask(

@@ -485,7 +485,7 @@ async def test_however_many_targets_are_asked_for_few_heads_are_kept() -> None:
     heads = Heads("http://a.test/v1")
 
     def head(n: int) -> bytes:
-        return heads.head(Ask("POST", f"/models/{n}", ()), (), b"")
+        return heads.head(Ask("POST", f"/models/{n}", ()), (), 0)
 
     for n in range(1000):
         assert head(n).startswith(b"POST /v1/models/%d HTTP/1.1\r\nhost: a.test\r\n" % n)

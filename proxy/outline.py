@@ -1,0 +1,115 @@
+"""What the calls of an app have in common beyond their heads: all of a chat body but its messages.
+
+An app's bodies differ in what is said, and hardly in anything else. What follows from the rest, up to the plan and the price, is found
+out once and remembered with the bytes around the messages. The rule a reader could break: whatever is remembered here must follow from
+those bytes and the entry alone, so neither `prepare` nor `shape` may look at the messages or at the length of a body.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from proxy.call import Call, Clamp, Price, Timeouts
+from proxy.policy.policyset import Plan
+from proxy.wire import body
+
+MOST_OUTLINES = 4
+_MOST_TRIES = 16  # to learn one, without one that came again
+_FIELD = "messages"
+_SENTINEL = "a-text-that-no-body-holds"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Outline:
+    """One of them. before, behind: the bytes around the messages, as received; front, back: as sent.
+
+    fields: as parsed, with nothing for the messages. The rest is as in the Call that was shaped; no call changes it any more.
+    """
+
+    before: bytes
+    behind: bytes
+    front: bytes
+    back: bytes
+    fields: dict[str, Any]
+    plan: Plan
+    model_asked: str | None
+    model: str | None
+    stream: bool
+    asked_caps: dict[str, int]
+    cap: int | None
+    choices: int
+    edits: dict[str, Any]
+    clamps: dict[str, Clamp]
+    timeouts: Timeouts
+    price: Price | None
+
+
+class Outlines:
+    """Those of one entry, a few of them. An app whose bodies never come again in outline is soon left alone."""
+
+    __slots__ = ("_known", "_tries_left")
+
+    def __init__(self) -> None:
+        self._known: list[Outline] = []
+        self._tries_left = _MOST_TRIES
+
+    def __repr__(self) -> str:
+        return f"<Outlines {len(self._known)}/{MOST_OUTLINES} tries={self._tries_left}>"
+
+    def fill(self, call: Call, received: bytes) -> Plan | None:
+        """Shape a call by what is remembered of a body like this, and return its plan; None where there was none, or it is at fault.
+
+        What stands between the bytes that are known is read, and is one JSON value: so it is the messages and nothing else.
+        """
+        for outline in self._known:
+            if received.startswith(outline.before) and received.endswith(outline.behind, len(outline.before)):
+                start, end = len(outline.before), len(received) - len(outline.behind)
+                middle = memoryview(received)[start:end]
+                messages = body.messages_in(middle)
+                if messages is None:
+                    return None
+                self._tries_left = _MOST_TRIES
+                fields = outline.fields.copy()
+                fields[_FIELD] = messages
+                call.body, call.parts, call.fields = received, (outline.front, middle, outline.back), fields
+                call.model_asked, call.model, call.stream = outline.model_asked, outline.model, outline.stream
+                call.asked_caps, call.cap, call.choices = outline.asked_caps, outline.cap, outline.choices
+                call.edits, call.clamps = outline.edits, outline.clamps
+                call.timeouts, call.price = outline.timeouts, outline.price
+                return outline.plan
+        return None
+
+    def learn(self, call: Call, plan: Plan) -> None:
+        """Remember a call that was shaped and refused by nobody, if its body is one of messages between plain fields."""
+        if self._tries_left <= 0 or call.fields is None or call.surface.name != "chat":
+            return
+        self._tries_left -= 1
+        place = body.large_value(call.body)
+        if place is None or place[0] != _FIELD:
+            return
+        before, behind = call.body[: place[1]], call.body[place[2] :]
+        sentinel = f'"{_SENTINEL}"'.encode()
+        fields = {**call.fields, _FIELD: _SENTINEL}
+        sent = b"".join(body.patched(replace(call, body=b"".join((before, sentinel, behind)), fields=fields)))
+        if sent.count(sentinel) != 1 or before + behind in [known.before + known.behind for known in self._known]:
+            return
+        front, back = sent.split(sentinel)
+        fields[_FIELD] = None
+        outline = Outline(
+            before=before,
+            behind=behind,
+            front=front,
+            back=back,
+            fields=fields,
+            plan=plan,
+            model_asked=call.model_asked,
+            model=call.model,
+            stream=call.stream,
+            asked_caps=call.asked_caps,
+            cap=call.cap,
+            choices=call.choices,
+            edits=call.edits,
+            clamps=call.clamps,
+            timeouts=call.timeouts,
+            price=call.price,
+        )
+        self._known = [outline, *self._known[: MOST_OUTLINES - 1]]
