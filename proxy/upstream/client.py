@@ -60,25 +60,26 @@ class HttpUpstream:
         """The contract's `open`."""
         pool = self._pool or self._start()
         rest: AsyncIterator[bytes] | memoryview | None = None
-        if isinstance(body, tuple):
-            size = sum(map(len, body))
-            first = self._heads.head(ask, own, size)
-            if size <= PIECE_BYTES:
-                first = b"".join((first, *body))
-            else:
-                rest = memoryview(b"".join(body))
+        length = sum(map(len, body)) if isinstance(body, tuple) else None
+        head = self._heads.head(ask, own, length)
+        parts: tuple[bytes | memoryview, ...] = (head,)
+        size = len(head)
+        if not isinstance(body, tuple):
+            rest = body
+        elif length is not None and length <= PIECE_BYTES:
+            parts, size = (head, *body), size + length
         else:
-            first, rest = self._heads.head(ask, own, None), body
+            rest = memoryview(b"".join(body))
         while (connection := pool.take()) is not None:
-            answer = connection.send(first)
+            answer = connection.send(parts, size)
             if answer is not None:
                 break
         else:
             connection = await self._claim(pool, connect_timeout_s)
-            answer = connection.send(first)
+            answer = connection.send(parts, size)
             if answer is None:
                 raise broken("the connection was closed at once", sent=False)
-        first = b""  # its bytes need not wait for the answer
+        parts, body = (), ()  # their bytes need not wait for the answer
         try:
             if ask.method == "HEAD":
                 answer.bodiless = True

@@ -114,10 +114,10 @@ class Connection(asyncio.Protocol):
             return True  # behind its handshake a TLS server sends tickets, and they prove nothing
         return not self._look.poll(0)
 
-    def send(self, first: bytes) -> HttpAnswer | None:
+    def send(self, parts: tuple[bytes | memoryview, ...], size: int) -> HttpAnswer | None:
         """Write a request's head and what of its body is at hand. The answer, whose head is yet to come.
 
-        None if no byte was accepted; the connection is closed then.
+        size: bytes of all parts. None if no byte was accepted; the connection is closed then.
         """
         if not self.usable():
             self.abort()
@@ -126,16 +126,16 @@ class Connection(asyncio.Protocol):
         if self._plain and not self._transport.get_write_buffer_size():
             # Nothing waits in the transport, so the order holds; and unlike the transport's write, this one says whether it failed.
             try:
-                accepted = self._sock.send(first)
+                accepted = self._sock.sendmsg(parts)
             except BlockingIOError:
                 accepted = 0
             except OSError:
                 self.abort()
                 return None
-            if accepted < len(first):
-                self._transport.write(memoryview(first)[accepted:])
+            if accepted < size:
+                self._transport.write(memoryview(b"".join(parts))[accepted:])
         else:
-            self._transport.write(first)
+            self._transport.write(b"".join(parts))
         self._dry_bytes = 0
         answer = self._answer = HttpAnswer(self, self._loop)
         return answer

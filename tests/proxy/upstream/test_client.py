@@ -501,3 +501,20 @@ def test_however_many_names_come_few_are_remembered_and_all_are_known() -> None:
     assert len(kept) == 256
     assert (kept[b"X-Read"], kept[b"Transfer-Encoding"], kept[b"x-readable"]) == ("x-read", "transfer-encoding", None)
     assert KeptFields(None)[b"X-Any"] == "x-any"
+
+
+async def test_a_body_in_parts_arrives_whole_also_where_the_kernel_takes_but_some_of_it() -> None:
+    parts = (b"first", memoryview(b"x" * 100_000), b"", b"last")
+    async with FakeUpstream(default=json_answer(200, {})) as upstream:
+        client = HttpUpstream("u", base_url=f"{upstream.url}/v1")
+        asked = Ask("POST", "/chat/completions", ())
+        for kept in (False, True):
+            if kept:
+                assert client._pool is not None
+                client._pool._idle[0]._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            answer = await calls.soon(client.open(asked, (), parts, connect_timeout_s=20.0))
+            assert await calls.soon(rest_of(answer)) == b"{}"
+            answer.close()
+        assert [request.body for request in upstream.requests] == [b"first" + b"x" * 100_000 + b"last"] * 2
+        assert upstream.accepted == 1
+        await calls.soon(client.close())

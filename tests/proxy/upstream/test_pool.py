@@ -180,7 +180,7 @@ async def pool_of(upstream: FakeUpstream, clock: FakeClock, limits: Limits) -> A
 async def used(pool: Pool) -> None:
     """One call over a connection of the pool."""
     connection = pool.take() or await soon(pool.claim())
-    answer = connection.send(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+    answer = connection.send((request := b"GET / HTTP/1.1\r\nhost: x\r\n\r\n",), len(request))
     assert answer is not None
     while not answer.status:
         await soon(answer.more())
