@@ -14,6 +14,7 @@ from proxy.wire import body
 
 MOST_OUTLINES = 4
 _MOST_TRIES = 16  # to learn one, without one that came again
+_MOST_LEARNT_BYTES = 64 << 10  # of a body that is read once more to learn from it; a large one would hold the loop twice as long
 _FIELD = "messages"
 _SENTINEL = "a-text-that-no-body-holds"
 
@@ -80,7 +81,7 @@ class Outlines:
 
     def learn(self, call: Call, plan: Plan) -> None:
         """Remember a call that was shaped and refused by nobody, if its body is one of messages between plain fields."""
-        if self._tries_left <= 0 or call.fields is None or call.surface.name != "chat":
+        if self._tries_left <= 0 or call.fields is None or call.surface.name != "chat" or len(call.body) > _MOST_LEARNT_BYTES:
             return
         self._tries_left -= 1
         place = body.large_value(call.body)

@@ -160,3 +160,10 @@ def test_other_surfaces_are_read_from_scratch() -> None:
     body = b'{"prompt":["a","b"],"messages":["x"],"model":"gpt-3.5-turbo-instruct"}'
     assert [door.admit(body).choices for _ in range(3)] == [2, 2, 2]
     assert door.admit(body).parts == ()
+
+
+def test_a_large_body_is_not_learnt_from_and_meets_what_a_small_one_taught() -> None:
+    door = Door(with_policies("{name: caps, max_tokens: {cap: 100, when_over: clamp}}"))
+    assert [door.admit(chat(said("x" * 100_000))).parts for _ in range(3)] == [(), (), ()]
+    door.admit(chat(said("small")))
+    assert len(door.admit(chat(said("x" * 100_000))).parts) == 3
