@@ -56,6 +56,8 @@ LAG_S = 0.5
 _SWITCH_S = (
     0.001  # a thread that compiles a policy file or counts tokens holds the loop up for so long, five times less than by default
 )
+# More than some hundred calls at once hold, so that they do not set the collector to work; it looks at so many in 4 to 8 ms.
+_YOUNG_OBJECTS = 20_000
 _LAST_WORDS_S = 2.0  # for the last event of streams whose grace is over
 _DEFAULT = Path(__file__).parent.parent / "policies" / "default.yaml"
 
@@ -165,7 +167,7 @@ class App:
         # What lives now lives on: the collector need not look at it again, and what a call leaves behind is freed by counting.
         gc.collect()
         gc.freeze()
-        gc.set_threshold(50_000, 20, 100)
+        gc.set_threshold(_YOUNG_OBJECTS, 50, 100)
         log.event(
             "server.ready",
             version=__version__,

@@ -204,6 +204,7 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._deaf = True
+        del self._parser  # which holds on to this
         self._queue.clear()
         self.waiting_since = None
         self._outlet.resume()
