@@ -21,8 +21,8 @@ class RequestSize(Clause):
         return self.max
 
     def check(self, call: Call) -> None:
-        if len(call.body) > self.max:
+        if call.size > self.max:
             raise self.refuse(
                 "request_too_large",
-                f"Policy '{self.policy}' accepts bodies of up to {self.max} bytes; this one has {len(call.body)}.",
+                f"Policy '{self.policy}' accepts bodies of up to {self.max} bytes; this one has {call.size}.",
             )

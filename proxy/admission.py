@@ -66,17 +66,18 @@ class Admission:
             raise InvalidCall("request_too_large", f"{whose} bodies of up to {entry.most_bytes} bytes.", close=True)
         return received
 
-    def shape(self, trip: Trip, received: bytes | None) -> None:
+    def shape(self, trip: Trip, received: tuple[bytes, int] | None) -> None:
         """The call as every policy wants it: all rewrites, then all refusals of what came of them; nothing is held yet.
 
-        received: the body, None for a surface without a meter. Errors: InvalidCall, Refusal.
+        received: bytes that end with the body, and where it begins; None for a surface without a meter. Errors: InvalidCall, Refusal.
         """
         call, entry = trip.call, trip.entry
         assert entry is not None
         plan = None
         if received is not None:
-            call.input_bound = len(received)  # a byte-level tokenizer never makes more tokens than there are bytes
-            plan = entry.outlines.fill(call, received)
+            data, at = received
+            call.size = call.input_bound = len(data) - at  # a byte-level tokenizer never makes more tokens than there are bytes
+            plan = entry.outlines.fill(call, data, at)
         new = plan is None
         if plan is None:
             plan = self._prepare(trip, call, received)
@@ -95,11 +96,11 @@ class Admission:
                 entry.outlines.learn(call, plan)
             _bound_input(trip, call)
 
-    def _prepare(self, trip: Trip, call: Call, received: bytes | None) -> Plan:
+    def _prepare(self, trip: Trip, call: Call, received: tuple[bytes, int] | None) -> Plan:
         """Which clauses the call meets, and what they make of it. Errors: InvalidCall."""
         if received is not None:
-            call.body = received
-            call.fields = body.parse(received)
+            call.body = received[0][received[1] :]
+            call.fields = body.parse(call.body)
             body.check(call.surface, call.fields)  # every field that costs money is sane from here on
             body.shape(call)
         plan = trip.set.plan(call.principal, call.path, call.model)

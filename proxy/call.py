@@ -173,8 +173,8 @@ class Call:
     """One request through us.
 
     It begins with nothing but its id, and admission fills it in. path: canonical, without query.
-    body: as received, b"" for none and once an upstream has answered;
-    parts: as it is sent, () where that is yet to be found out.
+    body: as received, b"" for none, for one whose parts are known, and
+    once an upstream has answered; size: its bytes; parts: the body as it is sent, () where that is yet to be found out.
     fields: the parsed JSON body, read-only, or None where the path is passed as bytes.
     asked_caps: each cap field the client sent with a number. cap: output tokens of one choice after shaping, None = no bound known.
     choices: how many answers the upstream generates and bills (n, best_of, prompts). input_bound: tokens the input can be at most.
@@ -188,6 +188,7 @@ class Call:
     surface: Surface = UNROUTED
     principal: Principal = NOBODY
     body: bytes = b""
+    size: int = 0
     parts: tuple[bytes | memoryview, ...] = ()
     fields: Mapping[str, Any] | None = None
     model_asked: str | None = None

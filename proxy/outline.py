@@ -56,22 +56,23 @@ class Outlines:
     def __repr__(self) -> str:
         return f"<Outlines {len(self._known)}/{MOST_OUTLINES} tries={self._tries_left}>"
 
-    def fill(self, call: Call, received: bytes) -> Plan | None:
+    def fill(self, call: Call, data: bytes, at: int) -> Plan | None:
         """Shape a call by what is remembered of a body like this, and return its plan; None where there was none, or it is at fault.
 
-        What stands between the bytes that are known is read, and is one JSON value: so it is the messages and nothing else.
+        data: bytes that end with the body, which begins at `at`. What stands between the bytes that are known is read, and is one JSON
+        value: so it is the messages and nothing else.
         """
         for outline in self._known:
-            if received.startswith(outline.before) and received.endswith(outline.behind, len(outline.before)):
-                start, end = len(outline.before), len(received) - len(outline.behind)
-                middle = memoryview(received)[start:end]
+            start = at + len(outline.before)
+            if data.startswith(outline.before, at) and data.endswith(outline.behind, start):
+                middle = memoryview(data)[start : len(data) - len(outline.behind)]
                 messages = body.messages_in(middle)
                 if messages is None:
                     return None
                 self._tries_left = _MOST_TRIES
                 fields = outline.fields.copy()
                 fields[_FIELD] = messages
-                call.body, call.parts, call.fields = received, (outline.front, middle, outline.back), fields
+                call.parts, call.fields = (outline.front, middle, outline.back), fields
                 call.model_asked, call.model, call.stream = outline.model_asked, outline.model, outline.stream
                 call.asked_caps, call.cap, call.choices = outline.asked_caps, outline.cap, outline.choices
                 call.edits, call.clamps = outline.edits, outline.clamps

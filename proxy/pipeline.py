@@ -115,7 +115,7 @@ class Pipeline:
             if entry.surface.metered:
                 received = arrival.at_hand(entry.most_bytes)
                 if received is None:
-                    received = await admission.read(entry, arrival, watch)
+                    received = await admission.read(entry, arrival, watch), 0
             admission.shape(trip, received)
             await admission.reserve(trip)
             try:

@@ -27,8 +27,11 @@ class Arrival(Protocol):
     @property
     def loopback(self) -> bool: ...
 
-    def at_hand(self, most_bytes: int) -> bytes | None:
-        """The whole body where all of it was received already and is no longer than `most_bytes`, else None. Given out once."""
+    def at_hand(self, most_bytes: int) -> tuple[bytes, int] | None:
+        """The whole body where all of it was received already and is no longer than `most_bytes`, else None. Given out once.
+
+        As bytes that end with it, and where in them it begins: a large one is not copied for the sake of what stands before it.
+        """
 
     async def read(self, most_bytes: int) -> bytes | None:
         """The whole body, or None when it is longer than `most_bytes`."""

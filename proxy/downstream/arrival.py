@@ -35,6 +35,7 @@ class HttpArrival:
         "_fault",
         "_line",
         "_loop",
+        "_read",
         "_waiter",
         "discarding",
         "head",
@@ -50,32 +51,39 @@ class HttpArrival:
         line: Line,
         loop: asyncio.AbstractEventLoop,
         head: RequestHead,
-        *,
         length: int | None,
         loopback: bool,
-        body: bytes | None = None,
+        data: bytes | None = None,
+        at: int = 0,
     ) -> None:
-        """body: all of it, where it came with the head."""
+        """data: what was read, where all of the body came with the head; at: where in it the body begins."""
         self._line = line
         self._loop = loop
         self._waiter: asyncio.Future[None] | None = None
         self._fault = False
+        self._chunks: list[bytes] = []
+        self._read = None if data is None else (data, at)
         self.head = head
         self.length = length
         self.loopback = loopback
         self.held = self.discarding = False
-        self.whole = body is not None
-        self._chunks: list[bytes] = [body] if body else []
-        self.size = len(body) if body else 0  # bytes that wait
+        self.whole = data is not None
+        self.size = 0 if data is None else len(data) - at  # bytes that wait
 
     def __repr__(self) -> str:
         return f"<HttpArrival {self.head.method} buffered={self.size} whole={self.whole} broken={self._fault}>"
 
     # ── for the reader ───────────────────────────────────────────────────────────────────────────────────────────────
 
-    def at_hand(self, most_bytes: int) -> bytes | None:
+    def at_hand(self, most_bytes: int) -> tuple[bytes, int] | None:
         """The contract's `at_hand`."""
-        return self._joined() if self.whole and self.size <= most_bytes else None
+        if not self.whole or self.size > most_bytes:
+            return None
+        read = self._read
+        if read is None:
+            return self._joined(), 0
+        self._read, self.size = None, 0
+        return read
 
     async def read(self, most_bytes: int) -> bytes | None:
         """The contract's `read`. Errors: InvalidCall for broken framing."""
@@ -118,6 +126,9 @@ class HttpArrival:
 
     def _take(self) -> list[bytes]:
         taken, self._chunks, self.size = self._chunks, [], 0
+        if self._read is not None:
+            (data, at), self._read = self._read, None
+            taken = [data[at:]]
         if self.held:
             self.held = False
             self._line.go_on()

@@ -161,9 +161,9 @@ class ClientConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
-        if self._between and self._known is not None and self._running is None and (body := self._known.body_of(data)) is not None:
+        if self._between and self._known is not None and self._running is None and (at := self._known.body_at(data)):
             head = self._known.head
-            self._begin(HttpArrival(self, self._loop, head, length=len(body), loopback=self._loopback, body=body))
+            self._begin(HttpArrival(self, self._loop, head, len(data) - at, self._loopback, data, at))
             return
         fresh = self._arrival is None and not self._head_open
         self._begun = 0
@@ -270,9 +270,7 @@ class ClientConnection(asyncio.Protocol):
             keep=parser.should_keep_alive(),
             modern=modern,
         )
-        arrival = self._arrival = HttpArrival(
-            self, self._loop, head, length=None if length is None else int(length), loopback=self._loopback
-        )
+        arrival = self._arrival = HttpArrival(self, self._loop, head, None if length is None else int(length), self._loopback)
         if self._running is None:
             self._begin(arrival)
         else:

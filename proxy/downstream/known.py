@@ -30,17 +30,17 @@ class KnownHead:
     def __repr__(self) -> str:
         return f"<KnownHead {self._start + len(self._behind)} bytes>"
 
-    def body_of(self, data: bytes) -> bytes | None:
-        """The body, if `data` is this head with whatever length, and a body of that length, and nothing else."""
+    def body_at(self, data: bytes) -> int:
+        """Where the body begins, if `data` is this head with whatever length, and a body of that length, and nothing else. 0 if not."""
         start, behind = self._start, self._behind
         if not data.startswith(self._before):
-            return None
+            return 0
         end = data.find(b"\r", start)
         digits = data[start:end]
         if not digits.isdigit() or len(digits) > _MOST_DIGITS or not data.startswith(behind, end):
-            return None
-        body = data[end + len(behind) :]
-        return body if len(body) == int(digits) else None
+            return 0
+        at = end + len(behind)
+        return at if len(data) - at == int(digits) else 0
 
 
 class KnownHeads:

@@ -49,7 +49,7 @@ class Door:
         if self._fresh:
             object.__setattr__(entry, "outlines", Outlines())
         self.outlines = entry.outlines
-        self._admission.shape(trip, body)
+        self._admission.shape(trip, (b"what came before it" + body, 19))
         return trip.call
 
     def told(self, body: bytes) -> object:
@@ -58,7 +58,7 @@ class Door:
             call = self.admit(body)
         except ProxyError as error:
             return error.code, error.param, error.message
-        values = {f.name: getattr(call, f.name) for f in fields_of(call) if f.name != "parts"}
+        values = {f.name: getattr(call, f.name) for f in fields_of(call) if f.name not in ("body", "parts")}
         return values, list(call.fields or ()), b"".join(bytes(part) for part in call.parts or patched(call))
 
 
@@ -78,7 +78,7 @@ def test_a_body_in_a_known_outline_is_not_shaped_again() -> None:
     assert b"".join(bytes(part) for part in second.parts) == chat(said('an"other \\ é'), max_tokens=100)
     assert second.fields is not None
     assert (second.fields["messages"], second.edits) == (said('an"other \\ é'), {"max_tokens": 100})
-    assert second.input_bound == len(second.body)
+    assert second.input_bound == second.size == len(chat(said('an"other \\ é'), max_tokens=500))
 
 
 PIECES = st.one_of(
