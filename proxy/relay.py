@@ -72,6 +72,14 @@ async def relay(
     settle: called once the usage is known, before the client sees the end, so that its next call finds the balances right.
     Errors: UpstreamError when the answer breaks off or reports a failure. Cancelled by the watch or a client that left.
     """
+    if not meter.streams and (body := answer.at_hand()) is not None:
+        watch.expect("idle", timeouts.idle)
+        body = (meter.feed(body) if body else b"") + meter.finish()
+        await settle()
+        if sink.whole(body, *head()):
+            watch.expect("write_stall", timeouts.write_stall)
+            await sink.room()
+        return
     token_at: float | None = None
     held, slow = b"", False
 

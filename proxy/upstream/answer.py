@@ -92,6 +92,13 @@ class HttpAnswer:
             await waiter
         return self._taken()
 
+    def at_hand(self) -> bytes | None:
+        """The contract's `at_hand`."""
+        if not self.whole or self.fault is not None:
+            return None
+        self.told = True
+        return self._taken() if self.chunks else b""
+
     async def pump(self, take: Callable[[bytes], bool]) -> bool:
         """The contract's `pump`. One reader at a time."""
         while True:

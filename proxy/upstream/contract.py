@@ -42,6 +42,9 @@ class Answer(Protocol):
         Cancellation leaves nothing behind: close() still works.
         """
 
+    def at_hand(self) -> bytes | None:
+        """The whole body, where all of it was received already, else None. What it gives out nobody gets again."""
+
     async def pump(self, take: Callable[[bytes], bool]) -> bool:
         """Hand the body to `take`, piece by piece as it comes, until `take` says False: True then, and it may go on with another call.
 

@@ -60,6 +60,13 @@ class Answer:
             step()
         return b""
 
+    def at_hand(self) -> bytes | None:
+        """Whatever the journey begins with, where that is all there is, and asked for."""
+        if not self._journey.at_hand:
+            return None
+        body, self._steps = b"".join(step for step in self._steps if isinstance(step, bytes)), []
+        return body
+
     async def pump(self, take: Callable[[bytes], bool]) -> bool:
         while chunk := await self.read():
             if not take(chunk):
@@ -131,7 +138,9 @@ class Journey:
         *,
         fails: int | None = None,
         quick: bool = False,
+        at_hand: bool = False,
     ) -> None:
+        self.at_hand = at_hand
         self.log: list[str] = []
         self.waits: list[tuple[str, str, float]] = []
         self.meter = meter
@@ -337,6 +346,21 @@ async def test_of_a_whole_answer_that_was_cut_nothing_goes_out(steps: list[Any])
     assert caught.value.code == "upstream_broken"
     assert set(journey.log) == {"read"}
     assert not journey.sink.head_sent
+
+
+@pytest.mark.parametrize("body", [JSON, b'{"data":"' + b"x" * MOST_WHOLE_BYTES + b'"}'], ids=["small", "large"])
+async def test_a_whole_answer_that_is_here_goes_out_without_being_waited_for(body: bytes) -> None:
+    journey = Journey(BodyMeter(), [body], at_hand=True)
+    await journey.run()
+    assert journey.sink.sent == body
+    assert journey.log == ["settle", "whole 200 settled"]
+
+
+async def test_of_a_whole_answer_that_is_here_and_no_json_nothing_goes_out() -> None:
+    journey = Journey(BodyMeter(), [JSON[:20]], at_hand=True)
+    with pytest.raises(UpstreamError):
+        await journey.run()
+    assert journey.log == []
 
 
 async def test_a_large_answer_goes_out_as_it_comes() -> None:

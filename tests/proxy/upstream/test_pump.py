@@ -213,3 +213,26 @@ def test_the_upstream_is_slowed_down_by_what_waits_and_not_by_what_is_taken() ->
         pumping.cancel()
 
     asyncio.run(run())
+
+
+async def test_a_body_that_is_here_is_given_out_at_once() -> None:
+    async with FakeUpstream() as upstream, client_of(upstream) as client:
+        upstream.queue([Send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbody")])
+        answer = await soon(ask().of(client))
+        await turns(lambda: answer.whole)
+        assert answer.at_hand() == b"body"
+        answer.close()
+        assert "idle=1" in repr(client)
+
+
+async def test_a_body_that_is_not_all_here_or_was_cut_is_not_given_out_so() -> None:
+    go = asyncio.Event()
+    async with FakeUpstream() as upstream, client_of(upstream) as client:
+        upstream.queue([Send(CHUNKED + b"3\r\none\r\n"), Wait(go), Close()])
+        answer = await soon(ask().of(client))
+        assert answer.at_hand() is None
+        go.set()
+        await turns(lambda: answer.fault is not None)
+        assert answer.at_hand() is None
+        assert await soon(answer.read()) == b"one"
+        answer.close()
