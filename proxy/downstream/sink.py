@@ -6,7 +6,7 @@ The rule a reader could break: one head, then its body in one framing, then the 
 from http import HTTPStatus
 from typing import Protocol
 
-from proxy.downstream.outlet import Outlet
+from proxy.downstream.outlet import Outlet, gone
 
 # Their answers end with the head, whatever it says. Source: RFC 9112, section 6.3.
 _BODILESS = frozenset({204, 304})
@@ -65,9 +65,13 @@ class HttpSink:
         return self._outlet.slow
 
     def write(self, chunk: bytes) -> bool:
+        outlet = self._outlet
         if not self._bodiless:
-            self._outlet.send(b"%x\r\n%b\r\n" % (len(chunk), chunk) if self._chunked else chunk)
-        return self._outlet.slow
+            transport = outlet.transport  # `send`, without a call of it for every event
+            if transport.is_closing():
+                raise gone()
+            transport.write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if self._chunked else chunk)
+        return outlet.slow
 
     async def room(self) -> None:
         await self._outlet.room()
