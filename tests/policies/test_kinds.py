@@ -91,3 +91,18 @@ def test_one_more_policy_never_allows_more(some: list[Clause], another: Clause, 
     assert stricter.timeouts.total <= call.timeouts.total
     assert {code for code, _ in refusals} <= {code for code, _ in more_refusals}
     assert {charge[:2] for charge in charges} <= {charge[:2] for charge in more_charges}
+
+
+@given(some=clauses, said=st.text(max_size=50), size=st.integers(1, 10**6), caps=st.dictionaries(st.just("max_tokens"), counts))
+def test_what_a_clause_makes_of_a_call_depends_neither_on_the_messages_nor_on_the_size(
+    some: Clause, said: str, size: int, caps: dict[str, int]
+) -> None:
+    """It is remembered for the next body that differs in these (`proxy/outline.py`)."""
+    made = []
+    for messages, length in (([], 0), ([{"role": "user", "content": said}], size)):
+        call = a_call(
+            asked_caps=dict(caps), fields={"messages": messages}, size=length, input_bound=length, body=b"x" * min(length, 99)
+        )
+        some.prepare(call)
+        made.append((call.model, call.cap, call.edits, call.clamps, call.timeouts, call.choices, call.stream, call.price))
+    assert made[0] == made[1]
