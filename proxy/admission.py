@@ -1,6 +1,6 @@
 """Into the toll road: who calls, what is asked, what every policy makes of it, and the hold. Nothing here touches an upstream.
 
-    identify ─ read ─ shape ─ price ─ check ─ reserve
+    enter ─ read ─ shape: prepare ─ check ─ reserve
 
 The rule a reader could break: a body is read only after its caller is known, and nothing is held before every check has passed.
 """
@@ -73,15 +73,14 @@ class Admission:
         """
         call, entry = trip.call, trip.entry
         assert entry is not None
-        plan = None
+        known = None
         if received is not None:
             data, at = received
             call.size = call.input_bound = len(data) - at  # a byte-level tokenizer never makes more tokens than there are bytes
-            plan = entry.outlines.fill(call, data, at)
-        new = plan is None
-        if plan is None:
-            plan = self._prepare(trip, call, received)
-        trip.plan = plan
+            known = entry.outlines.fill(call, data, at)
+        plan = trip.plan = known or _prepare(trip.set, call, received)
+        if known is None and received is not None:
+            entry.outlines.learn(call, plan)
         for clause in plan.check:
             clause.check(call)
         for clause in plan.shadow_check:
@@ -90,25 +89,8 @@ class Admission:
             except Refusal:
                 self.observer.would_refuse(clause.policy, clause.clause)
         if received is not None:
-            if new:
-                _price(trip, call)
-                body.ask_for_usage(call)
-                entry.outlines.learn(call, plan)
-            _bound_input(trip, call)
-
-    def _prepare(self, trip: Trip, call: Call, received: tuple[bytes, int] | None) -> Plan:
-        """Which clauses the call meets, and what they make of it. Errors: InvalidCall."""
-        if received is not None:
-            call.body = received[0][received[1] :]
-            call.fields = body.parse(call.body)
-            body.check(call.surface, call.fields)  # every field that costs money is sane from here on
-            body.shape(call)
-        plan = trip.set.plan(call.principal, call.path, call.model)
-        for clause in plan.prepare:
-            clause.prepare(call)
-        for clause in plan.shadow_prepare:
-            clause.prepare(call.scratch())
-        return plan
+            _refuse_unpriced(trip.set, call)
+            _bound_input(trip.set, call)
 
     def _enter(self, policies: PolicySet, call: Call, arrival: Arrival, now_s: float) -> Entry:
         """All that the head decides, noted in the call as soon as it is known. Errors: InvalidCall, NotAdmitted."""
@@ -205,10 +187,26 @@ def _surface(policies: PolicySet, path: str, method: str) -> Surface:
     raise NotAdmitted("path_not_metered", "This path has no meter. The operator can let it pass by listing it under 'unmetered'.")
 
 
-def _price(trip: Trip, call: Call) -> None:
-    """What the call's model costs. Errors: Refusal."""
-    policies = trip.set
-    call.price = policies.prices.find(call.model) if call.model is not None else None
+def _prepare(policies: PolicySet, call: Call, received: tuple[bytes, int] | None) -> Plan:
+    """Which clauses the call meets, what they make of it, and what its model costs. Errors: InvalidCall."""
+    if received is not None:
+        call.body = received[0][received[1] :]
+        call.fields = body.parse(call.body)
+        body.check(call.surface, call.fields)  # every field that costs money is sane from here on
+        body.shape(call)
+    plan = policies.plan(call.principal, call.path, call.model)
+    for clause in plan.prepare:
+        clause.prepare(call)
+    for clause in plan.shadow_prepare:
+        clause.prepare(call.scratch())
+    if received is not None:
+        call.price = policies.prices.find(call.model) if call.model is not None else None
+        body.ask_for_usage(call)
+    return plan
+
+
+def _refuse_unpriced(policies: PolicySet, call: Call) -> None:
+    """Refuse a model that nobody knows the price of, where the policy file says so. Errors: Refusal."""
     if call.price is None and call.model is not None and policies.deny_unpriced:
         raise Refusal(
             "model_not_priced",
@@ -219,10 +217,10 @@ def _price(trip: Trip, call: Call) -> None:
         )
 
 
-def _bound_input(trip: Trip, call: Call) -> None:
+def _bound_input(policies: PolicySet, call: Call) -> None:
     """How much input the call may have that its body does not show."""
     if call.fields is None or hides_input(call.surface.name, call.fields):
-        known = trip.set.prices.context(call.model) if call.model is not None else None
+        known = policies.prices.context(call.model) if call.model is not None else None
         call.input_bound = max(call.input_bound, known or MOST_CONTEXT)
 
 

@@ -6,6 +6,7 @@ it is a client that left and passes on.
 """
 
 import asyncio
+from math import inf
 
 TICK_S = 0.05
 
@@ -17,15 +18,15 @@ class Watch:
     happens for every event, looking at a clock would cost more than all the rest.
     """
 
-    # Without slots: what is as at the start is the class's, and costs a call nothing.
-    stage = ""
-    beat = False
-    at = total_at = _seconds = float("inf")
-    expired: str | None = None
+    __slots__ = ("_loop", "_seconds", "_task", "at", "beat", "expired", "stage", "total_at")
 
     def __init__(self, task: "asyncio.Task[object]", loop: asyncio.AbstractEventLoop) -> None:
         self._task = task
         self._loop = loop
+        self._seconds = self.at = self.total_at = inf
+        self.stage = ""
+        self.beat = False
+        self.expired: str | None = None
 
     def __repr__(self) -> str:
         return f"<Watch stage={self.stage!r} expired={self.expired!r}>"
@@ -46,7 +47,7 @@ class Watch:
     def expect_nothing(self) -> None:
         """No stage is running; only the total still counts."""
         self.beat = False
-        self.at = float("inf")
+        self.at = inf
 
     def bound(self, total_s: float, stage: str, seconds: float) -> None:
         """From now on the whole call may take `total_s`, and `stage` so many seconds."""
@@ -78,7 +79,7 @@ class Watch:
     def rearm(self, stage: str, seconds: float) -> None:
         """After an absorbed expiry: one more stage, such as sending the error, with a deadline of its own."""
         self.expired = None
-        self.total_at = float("inf")
+        self.total_at = inf
         self.expect(stage, seconds)
 
 

@@ -81,7 +81,7 @@ class Outlines:
         return None
 
     def learn(self, call: Call, plan: Plan) -> None:
-        """Remember a call that was shaped and refused by nobody, if its body is one of messages between plain fields."""
+        """Remember what was made of a call, if its body is one of messages between plain fields. Whether it may pass is asked each time."""
         if self._tries_left <= 0 or call.fields is None or call.surface.name != "chat" or len(call.body) > _MOST_LEARNT_BYTES:
             return
         self._tries_left -= 1

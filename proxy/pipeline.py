@@ -9,9 +9,8 @@ the call after it.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
 
 from proxy.admission import Admission
 from proxy.allowance import allowance_lines, usd
@@ -98,8 +97,7 @@ class Pipeline:
     def _begin(self, arrival: Arrival) -> Trip:
         head = arrival.head
         random = self.random(_ID_BYTES + TRACE_BYTES)
-        asked_id = head.headers.get("x-request-id")
-        request_id = (sane_request_id(asked_id) if asked_id is not None else None) or f"req_{random[:_ID_BYTES].hex()}"
+        request_id = sane_request_id(head.headers.get("x-request-id")) or f"req_{random[:_ID_BYTES].hex()}"
         trace = continue_trace(head.headers.get("traceparent"), random=random[_ID_BYTES:])
         now_ns = self.clock.monotonic_ns
         return Trip(Call(request_id, head.method), trace, self.policies(), now_ns, now_ns())
@@ -126,8 +124,7 @@ class Pipeline:
                 finally:
                     answer.close()
             finally:
-                if not trip.settled:
-                    await self.settlement.settle(trip)
+                await self.settlement.settle(trip)
         except asyncio.CancelledError:
             if not watch.absorb():
                 raise
@@ -141,7 +138,7 @@ class Pipeline:
             return ProxyError("internal_error", "The proxy failed; the request id finds the cause in its log.", close=True)
         return None
 
-    def _relay(self, trip: Trip, answer: Answer, sink: Sink, watch: Watch) -> Coroutine[Any, Any, None]:
+    async def _relay(self, trip: Trip, answer: Answer, sink: Sink, watch: Watch) -> None:
         streams = is_stream(answer.headers.get("content-type"))
         meter = trip.meter = meter_for(trip.call, answer, streams=streams)
 
@@ -158,7 +155,7 @@ class Pipeline:
             if trip.call.surface.has_output:
                 trip.first_token_ns = self.clock.monotonic_ns()
 
-        return relay(
+        await relay(
             answer,
             sink,
             meter=meter,

@@ -72,14 +72,49 @@ async def relay(
     settle: called once the usage is known, before the client sees the end, so that its next call finds the balances right.
     Errors: UpstreamError when the answer breaks off or reports a failure. Cancelled by the watch or a client that left.
     """
-    if not meter.streams and (body := answer.at_hand()) is not None:
-        watch.expect("idle", timeouts.idle)
-        body = (meter.feed(body) if body else b"") + meter.finish()
-        await settle()
-        if sink.whole(body, *head()):
-            watch.expect("write_stall", timeouts.write_stall)
+    watch.expect("idle", timeouts.idle)
+    body = None if meter.streams else answer.at_hand()
+    rest = b""
+    if body is None:
+        await _pass_on(
+            answer,
+            sink,
+            meter=meter,
+            watch=watch,
+            timeouts=timeouts,
+            head=head,
+            settle=settle,
+            first_token=first_token,
+            secrets=secrets,
+        )
+    elif body:
+        rest = meter.feed(body)
+    rest += meter.finish()
+    await settle()
+    watch.expect("write_stall", timeouts.write_stall)
+    if not sink.head_sent:
+        slow = sink.whole(rest, *head())
+    else:
+        if rest and sink.write(rest):
             await sink.room()
-        return
+        slow = sink.end()
+    if slow:
+        await sink.room()
+
+
+async def _pass_on(
+    answer: Answer,
+    sink: Sink,
+    *,
+    meter: Meter,
+    watch: Watch,
+    timeouts: Timeouts,
+    head: Callable[[], Head],
+    settle: Callable[[], Awaitable[None]],
+    first_token: Callable[[], None],
+    secrets: Callable[[], tuple[str, ...]],
+) -> None:
+    """`relay` up to the end of the body, as it comes. What the meter gives out at the end is yet to be written."""
     token_at: float | None = None
     held, slow = b"", False
 
@@ -101,17 +136,12 @@ async def relay(
             return not slow
         return True
 
-    async def room() -> None:
-        watch.expect("write_stall", timeouts.write_stall)
-        await sink.room()
-
     if meter.streams:
         if sink.start(*head()):
-            await room()
+            watch.expect("write_stall", timeouts.write_stall)
+            await sink.room()
         watch.expect("first_token", timeouts.first_token)
         token_at = watch.at
-    else:
-        watch.expect("idle", timeouts.idle)
     while await answer.pump(take):
         if meter.ended:
             await settle()
@@ -121,7 +151,8 @@ async def relay(
             slow = sink.write(held)
             held = b""
         if slow:
-            await room()
+            watch.expect("write_stall", timeouts.write_stall)
+            await sink.room()
             slow = False
         if meter.error is not None:
             raise in_band_refusal(meter.error, secrets=secrets())
@@ -132,16 +163,6 @@ async def relay(
             watch.expect("idle", timeouts.idle)
         else:
             watch.expect_at("first_token", token_at)
-    rest = meter.finish()
-    await settle()
-    if not sink.head_sent:
-        slow = sink.whole(rest, *head())
-    else:
-        if rest and sink.write(rest):
-            await room()
-        slow = sink.end()
-    if slow:
-        await room()
 
 
 async def _tail(answer: Answer, sink: Sink, *, meter: Meter, watch: Watch, timeouts: Timeouts) -> None:

@@ -48,7 +48,7 @@ MAY: Mapping[str, tuple[str, ...]] = {
     "proxy.wire": BASE,
     "proxy.policy": (*BASE, "proxy.wire"),
     "proxy.state": VALUES,
-    "proxy.upstream": ("proxy.errors",),
+    "proxy.upstream": ("proxy.errors", "proxy.wire.names"),
     "proxy.telemetry": VALUES,
     **dict.fromkeys((*AIDS, *STEPS), (*PARTS, *AIDS, *STEPS)),
     **dict.fromkeys(EDGES, (*PARTS, *AIDS, *STEPS, *EDGES, "proxy")),

@@ -7,12 +7,12 @@ import asyncio
 
 
 class Outlet:
-    """The writing side of one connection. slow: its reader is, and whoever writes waits for `room`. transport: what `send` writes to."""
+    """The writing side of one connection. slow: its reader is, and whoever writes waits for `room`."""
 
-    __slots__ = ("_loop", "_room", "slow", "transport")
+    __slots__ = ("_loop", "_room", "_transport", "slow")
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
-        self.transport = transport
+        self._transport = transport
         self._loop = loop
         self._room: asyncio.Future[None] | None = None
         self.slow = False
@@ -20,11 +20,12 @@ class Outlet:
     def __repr__(self) -> str:
         return f"<Outlet slow={self.slow}>"
 
-    def send(self, data: bytes) -> None:
-        """Write, now or as soon as the socket takes it. Errors: ConnectionResetError when the client is gone."""
-        if self.transport.is_closing():
-            raise gone()
-        self.transport.write(data)
+    def send(self, data: bytes) -> bool:
+        """Write, now or as soon as the socket takes it. Returns `slow`. Errors: ConnectionResetError when the client is gone."""
+        if self._transport.is_closing():
+            raise ConnectionResetError("the client is gone")
+        self._transport.write(data)
+        return self.slow
 
     async def room(self) -> None:
         """Until the socket takes more. Errors: ConnectionResetError when the client is gone."""
@@ -34,16 +35,11 @@ class Outlet:
                 await room
             finally:
                 self._room = None
-        if self.transport.is_closing():
-            raise gone()
+        if self._transport.is_closing():
+            raise ConnectionResetError("the client is gone")
 
     def resume(self) -> None:
         """The socket takes more again, or never will."""
         self.slow = False
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
-
-
-def gone() -> ConnectionResetError:
-    """What whoever writes to a client that has left is told."""
-    return ConnectionResetError("the client is gone")

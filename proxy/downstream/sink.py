@@ -6,7 +6,7 @@ The rule a reader could break: one head, then its body in one framing, then the 
 from http import HTTPStatus
 from typing import Protocol
 
-from proxy.downstream.outlet import Outlet, gone
+from proxy.downstream.outlet import Outlet
 
 # Their answers end with the head, whatever it says. Source: RFC 9112, section 6.3.
 _BODILESS = frozenset({204, 304})
@@ -49,8 +49,6 @@ class HttpSink:
         return f"<HttpSink head_sent={self.head_sent} keep_alive={self.keep_alive}>"
 
     def start(self, status: int, lines: list[str], length: int | None = None, *, close: bool = False) -> bool:
-        if close:
-            self.keep_alive = False
         if status in _BODILESS:
             self._bodiless = True
         elif length is not None:
@@ -61,47 +59,34 @@ class HttpSink:
                 lines.append("transfer-encoding: chunked")
             else:
                 self.keep_alive = False
-        self._outlet.send(self._head(status, lines))
-        return self._outlet.slow
+        return self._outlet.send(self._head(status, lines, close))
 
     def write(self, chunk: bytes) -> bool:
-        outlet = self._outlet
-        if not self._bodiless:
-            transport = outlet.transport  # `send`, without a call of it for every event
-            if transport.is_closing():
-                raise gone()
-            transport.write(b"%x\r\n%b\r\n" % (len(chunk), chunk) if self._chunked else chunk)
-        return outlet.slow
+        if self._bodiless:
+            return False
+        return self._outlet.send(b"%x\r\n%b\r\n" % (len(chunk), chunk) if self._chunked else chunk)
 
     async def room(self) -> None:
         await self._outlet.room()
 
     def end(self) -> bool:
-        if self._chunked:
-            self._outlet.send(b"0\r\n\r\n")
-        return self._outlet.slow
+        return self._outlet.send(b"0\r\n\r\n") if self._chunked else self._outlet.slow
 
     def whole(self, body: bytes, status: int, lines: list[str], length: int | None = None, *, close: bool = False) -> bool:
         if status in _BODILESS:
             return self.start(status, lines, close=close)
-        if close:
-            self.keep_alive = False
-        if self._bodiless:
-            lines.append(f"content-length: {len(body) if length is None else length}")
-            self._outlet.send(self._head(status, lines))
-        else:
-            lines.append(f"content-length: {len(body)}")
-            self._outlet.send(self._head(status, lines) + body)
-        return self._outlet.slow
+        lines.append(f"content-length: {len(body) if length is None or not self._bodiless else length}")
+        head = self._head(status, lines, close)
+        return self._outlet.send(head if self._bodiless else head + body)
 
     def abort(self) -> None:
         self.keep_alive = False
         self._line.abort()
 
-    def _head(self, status: int, lines: list[str]) -> bytes:
+    def _head(self, status: int, lines: list[str], close: bool) -> bytes:
         """The head's bytes, once. Errors: ValueError for a line that would be two, which none that reaches this is."""
         assert not self.head_sent, "a second head would stand in the first one's body"
-        if self._line.closing:
+        if close or self._line.closing:
             self.keep_alive = False
         if not self.keep_alive:
             lines.append("connection: close")

@@ -1,6 +1,7 @@
 """A head that is known by its bytes means what llhttp would say that it means, in every place where it may stand."""
 
 import asyncio
+import gc
 from typing import Any
 
 import pytest
@@ -217,3 +218,14 @@ async def test_known_heads_are_answered_over_a_socket() -> None:
             await caller.send(post(b"x" * n, *SDK))
             assert (await caller.answer()).body == b"x" * n
         assert [arrival.head.known for arrival in door.begun] == [False, True, True, True, True, True]
+
+
+async def test_a_connection_that_was_closed_is_freed_without_the_collector() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(3):
+            await told([post(b"{}", *SDK)] * 3, KnownHeads())
+        assert not [left for left in gc.get_objects() if type(left) is ClientConnection]
+    finally:
+        gc.enable()
