@@ -40,7 +40,10 @@ class Sink(Protocol):
     def start(self, status: int, lines: list[str], length: int | None = None, *, close: bool = False) -> bool:
         """The head of an answer whose body follows. close: the connection ends with it."""
 
-    def write(self, chunk: bytes) -> bool: ...
+    def write(self, piece: bytes) -> bool: ...
+
+    def write_chunk(self, chunk: bytes, at: int, end: int) -> bool:
+        """Write `chunk[at:end]`, where all of `chunk` is that with the framing of HTTP around it."""
 
     def end(self) -> bool: ...
 
@@ -117,6 +120,16 @@ async def _pass_on(
     """`relay` up to the end of the body, as it comes. What the meter gives out at the end is yet to be written."""
     token_at: float | None = None
     held, slow = b"", False
+    repeats, write, write_chunk = meter.repeats, sink.write, sink.write_chunk
+
+    def take_chunk(data: bytes, at: int, end: int) -> bool | None:
+        """An event like the last, which is most of a stream, goes on in the framing that it came in."""
+        nonlocal slow
+        if token_at is not None or not repeats(data, at, end):
+            return None
+        watch.beat = True
+        slow = write_chunk(data, at, end)
+        return not slow
 
     def take(chunk: bytes) -> bool:
         """One piece of the body: on to the client at once. False where somebody has to wait before the next."""
@@ -132,7 +145,7 @@ async def _pass_on(
             held = passed
             return False
         if passed:
-            slow = sink.write(passed)
+            slow = write(passed)
             return not slow
         return True
 
@@ -142,7 +155,7 @@ async def _pass_on(
             await sink.room()
         watch.expect("first_token", timeouts.first_token)
         token_at = watch.at
-    while await answer.pump(take):
+    while await answer.pump(take, take_chunk if meter.streams else None):
         if meter.ended:
             await settle()
         if held:

@@ -61,10 +61,13 @@ class HttpSink:
                 self.keep_alive = False
         return self._outlet.send(self._head(status, lines, close))
 
-    def write(self, chunk: bytes) -> bool:
+    def write(self, piece: bytes) -> bool:
         if self._bodiless:
             return False
-        return self._outlet.send(b"%x\r\n%b\r\n" % (len(chunk), chunk) if self._chunked else chunk)
+        return self._outlet.send(b"%x\r\n%b\r\n" % (len(piece), piece) if self._chunked else piece)
+
+    def write_chunk(self, chunk: bytes, at: int, end: int) -> bool:
+        return self._outlet.send(chunk) if self._chunked else self.write(chunk[at:end])
 
     async def room(self) -> None:
         await self._outlet.room()

@@ -5,9 +5,9 @@ the fault is reported, so that whoever reads sees every byte that came.
 """
 
 import asyncio
-from collections.abc import Callable
 from typing import Protocol
 
+from proxy.upstream.contract import Take, TakeChunk
 from proxy.upstream.failure import broken, cut
 
 # What waits for a reader that is slower than the upstream; one read of the loop, at most 256 KiB, may come on top.
@@ -38,7 +38,6 @@ class HttpAnswer:
     __slots__ = (
         "_line",
         "_loop",
-        "_take",
         "_waiter",
         "bodiless",
         "chunks",
@@ -49,18 +48,22 @@ class HttpAnswer:
         "sending",
         "size",
         "status",
+        "take",
+        "take_chunk",
         "told",
         "until_end",
         "whole",
     )
 
-    def __init__(self, line: Line, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, line: Line, loop: asyncio.AbstractEventLoop, chunks: list[bytes]) -> None:
+        """chunks: where the connection puts what comes, for as long as the answer is not closed."""
         self._line: Line | None = line
         self._loop = loop
         self._waiter: asyncio.Future[bool] | None = None  # True: the pump is to rest
-        self._take: Callable[[bytes], bool] | None = None  # while the pump waits
+        self.take: Take | None = None
+        self.take_chunk: TakeChunk | None = None
         self.headers: dict[str, str] = {}
-        self.chunks: list[bytes] = []
+        self.chunks = chunks
         self.fault: str | None = None
         self.status = self.size = 0
         self.bodiless = self.until_end = self.sending = self.keep = self.whole = False
@@ -90,35 +93,50 @@ class HttpAnswer:
                 return b""
             waiter = self._waiter = self._loop.create_future()
             await waiter
-        return self._taken()
+        return self.taken()
 
     def at_hand(self) -> bytes | None:
         """The contract's `at_hand`."""
         if not self.whole or self.fault is not None:
             return None
         self.told = True
-        return self._taken() if self.chunks else b""
+        return self.taken() if self.chunks else b""
 
-    async def pump(self, take: Callable[[bytes], bool]) -> bool:
+    async def pump(self, take: Take, take_chunk: TakeChunk | None = None) -> bool:
         """The contract's `pump`. One reader at a time."""
         while True:
             while self.chunks:
-                if not take(self._taken()):
+                if not take(self.taken()):
                     return True
             if self.fault is not None:
                 raise cut(self.fault)
             if self.whole:
                 self.told = True
                 return False
-            self._take = take
+            self.take, self.take_chunk = take, take_chunk
             waiter = self._waiter = self._loop.create_future()
             try:
                 if await waiter:
                     return True
             finally:
-                self._take = None
+                self.take = self.take_chunk = None
 
-    def _taken(self) -> bytes:
+    def close(self) -> None:
+        line, self._line = self._line, None
+        if line is not None:
+            line.let_go(self)
+            self.chunks = []  # what comes over the connection from now on is another answer's
+
+    # ── for the connection ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def fail(self, fault: str) -> None:
+        """No more will come. fault: fixed words for the log. The first one stands, and none comes after the end was told."""
+        if self.fault is None and not self.told:
+            self.fault = fault
+        self.wake()
+
+    def taken(self) -> bytes:
+        """What waits, in one piece; there is some."""
         chunks = self.chunks
         if len(chunks) == 1:
             taken = chunks.pop()
@@ -131,42 +149,21 @@ class HttpAnswer:
             self._line.go_on()
         return taken
 
-    def close(self) -> None:
-        line, self._line = self._line, None
-        if line is not None:
-            line.let_go(self)
-
-    # ── for the connection ───────────────────────────────────────────────────────────────────────────────────────────
-
-    def fail(self, fault: str) -> None:
-        """No more will come. fault: fixed words for the log. The first one stands, and none comes after the end was told."""
-        if self.fault is None and not self.told:
-            self.fault = fault
-        self.wake()
+    def rest(self, error: Exception | None = None) -> None:
+        """Whoever takes wants no more for now, or failed: the pump ends with that."""
+        self.take = self.take_chunk = None
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(True) if error is None else waiter.set_exception(error)
 
     def came(self, size: int) -> None:
-        """So many bytes of it were received. While the pump waits it goes on from here at once: no task is woken for it."""
-        take, waiter, chunks = self._take, self._waiter, self.chunks
-        if take is not None and waiter is not None and chunks and not waiter.done():
-            try:
-                more = take(chunks.pop() if len(chunks) == 1 else self._taken())
-            except Exception as error:
-                waiter.set_exception(error)  # it belongs to whoever pumps
-                return
-            if not more:
-                waiter.set_result(True)
-            elif self.whole:
-                waiter.set_result(False)
-            return
-        if chunks:
+        """So many bytes of it were received, and what they held waits."""
+        if self.chunks:
             self.size += size
             if self.size > HIGH_WATER_BYTES and not self.held and self._line is not None:
                 self.held = True
                 self._line.pause()
-        if waiter is not None:
-            self._waiter = None
-            if not waiter.done():
-                waiter.set_result(False)
+        self.wake()
 
     def wake(self) -> None:
         """Something happened: let the reader look. One that was cancelled meanwhile starts afresh with its next wait."""

@@ -21,6 +21,7 @@ import re
 import select
 import socket
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Protocol, cast
 
 import httptools
@@ -33,6 +34,8 @@ MOST_FIELDS = 200
 # A body up to this leaves with its head in one write; a longer one follows in pieces of this size, as fast as the socket takes them.
 PIECE_BYTES = 128 << 10
 
+_SIZE, _END = 1, 0  # of a chunk
+_ONE_CHUNK = [_SIZE, _END]
 _TIMEOUT = re.compile(r"(?:^|[,;\s])timeout=(\d{1,6})", re.IGNORECASE)
 
 
@@ -56,14 +59,18 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_answer",
+        "_body_pieces",
+        "_chunk_at",
         "_dry_bytes",
         "_fields",
         "_look",
         "_loop",
         "_made",
+        "_marks",
         "_owner",
         "_parser",
         "_plain",
+        "_received",
         "_requests",
         "_sock",
         "_transport",
@@ -72,6 +79,9 @@ class Connection(asyncio.Protocol):
         "_writing_paused",
         "expires_at",
         "idle_s",
+        "on_body",
+        "on_chunk_complete",
+        "on_chunk_header",
         "retires_at",
     )
 
@@ -86,6 +96,14 @@ class Connection(asyncio.Protocol):
         self._look.register(sock, select.POLLIN)
         self._plain = plain
         self._loop = loop
+        self._received: list[bytes] = []  # of the answer's body, for it to take
+        self._chunk_at = 0  # the last read was one chunk, and here its data began; 0 = it was anything else
+        self._body_pieces = 0  # how many of them lay there when the body's last byte had come
+        self._marks: list[int] = []  # the last read's ends of sizes and of chunks
+        # No code of ours runs for a piece: what must be looked at is, once the read is through.
+        self.on_body = self._received.append
+        self.on_chunk_header = partial(self._marks.append, _SIZE)
+        self.on_chunk_complete = partial(self._marks.append, _END)
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self._answer: HttpAnswer | None = None
         self._write_waiter: asyncio.Future[None] | None = None
@@ -136,8 +154,8 @@ class Connection(asyncio.Protocol):
                 self._transport.write(memoryview(b"".join(parts))[accepted:])
         else:
             self._transport.write(b"".join(parts))
-        self._dry_bytes = 0
-        answer = self._answer = HttpAnswer(self, self._loop)
+        self._dry_bytes = self._chunk_at = 0
+        answer = self._answer = HttpAnswer(self, self._loop, self._received)
         return answer
 
     async def send_on(self, answer: HttpAnswer, rest: memoryview | AsyncIterator[bytes]) -> None:
@@ -214,21 +232,52 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        answer, parser = self._answer, self._parser
+        answer, parser, at = self._answer, self._parser, self._chunk_at
         if answer is None or parser is None:
             self.abort()
             return
+        end = len(data) - 2
+        if 0 < at < end and answer.take_chunk is not None and data[:at] == b"%x\r\n" % (end - at) and data[end:] == b"\r\n":
+            # One chunk, and llhttp stands between chunks. It need not see this one, behind which it would stand there again.
+            try:
+                going = answer.take_chunk(data, at, end)
+            except Exception as error:
+                answer.rest(error)  # it belongs to whoever pumps
+                return
+            if going is not None:
+                if not going:
+                    answer.rest()
+                return
         if answer.whole:
             self._break(answer, "bytes after the end")
             return
+        take = answer.take
         self._dry_bytes += len(data)
+        self._chunk_at = 0
+        self._marks.clear()
         try:
             parser.feed_data(data)
         except httptools.HttpParserCallbackError:
             raise  # a mistake of ours: it goes to the loop's handler, which closes the connection
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             answer.fault = answer.fault or ("bytes after the end" if answer.whole else str(error))
+        received = self._received
+        if received:
+            self._dry_bytes = 0
+            if take is not None and answer.fault is None and not answer.whole:
+                if self._marks == _ONE_CHUNK:
+                    self._chunk_at = _chunk_at(data, received)
+                try:
+                    if not take(received.pop() if len(received) == 1 else answer.taken()):
+                        answer.rest()
+                except Exception as error:
+                    answer.rest(error)
+                return
+            if answer.bodiless:
+                answer.fault = "a body where none can be"
         if answer.fault is not None:
+            if answer.whole:
+                del received[self._body_pieces :]  # they are of no body, or of another message
             self._break(answer, answer.fault)
         elif self._dry_bytes > MOST_HEAD_BYTES and not answer.whole:
             # Neither head nor trailers nor the extensions of chunks may go on for ever.
@@ -319,7 +368,8 @@ class Connection(asyncio.Protocol):
                 return
         answer.status = status
         if answer.bodiless or status in (204, 304):
-            answer.whole = True
+            answer.bodiless = answer.whole = True
+            self._body_pieces = 0
         elif "content-length" not in headers and "transfer-encoding" not in headers:
             answer.until_end = True
         if "keep-alive" in headers and (said := _TIMEOUT.search(headers["keep-alive"])) is not None:
@@ -340,19 +390,21 @@ class Connection(asyncio.Protocol):
             return "unknown transfer coding"
         return None
 
-    def on_body(self, data: bytes) -> None:
-        answer = self._answer
-        if answer is None:
-            return
-        if answer.whole:
-            answer.fault = "a body where none can be"
-            return
-        answer.chunks.append(data)
-        self._dry_bytes = 0
-
     def on_message_complete(self) -> None:
         answer, parser = self._answer, self._parser
         if answer is not None and parser is not None and answer.status:
-            answer.whole = True
+            if not answer.whole:
+                answer.whole = True
+                self._body_pieces = len(self._received)
             # Not reached where llhttp had to be overruled: after HEAD it waits for a body.
             answer.keep = parser.should_keep_alive()
+
+
+def _chunk_at(data: bytes, pieces: list[bytes]) -> int:
+    """Where the data begins of a read in which one chunk's size and end were seen, in this order and no other's: 0 if more came with them.
+
+    pieces: what llhttp found in the read.
+    """
+    at = data.find(b"\n") + 1
+    size = len(data) - at - 2
+    return at if len(pieces) == 1 and len(pieces[0]) == size and data[:at] == b"%x\r\n" % size else 0

@@ -7,6 +7,11 @@ which is how an upstream learns that nobody wants the rest.
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+# Takes a piece of a body. False: whoever gave it is to give no more for now.
+Take = Callable[[bytes], bool]
+# The same for one that came as a chunk of HTTP in the one way that everybody writes them: the chunk as it came, where the piece begins
+# in it, and where it ends. None: not taken, `Take` is to have it.
+TakeChunk = Callable[[bytes, int, int], bool | None]
 # What is sent behind a head: the parts of a whole body, none for no body, or chunks as they come.
 Body = tuple[bytes | memoryview, ...] | AsyncIterator[bytes]
 
@@ -45,11 +50,12 @@ class Answer(Protocol):
     def at_hand(self) -> bytes | None:
         """The whole body, where all of it was received already, else None. What it gives out nobody gets again."""
 
-    async def pump(self, take: Callable[[bytes], bool]) -> bool:
-        """Hand the body to `take`, piece by piece as it comes, until `take` says False: True then, and it may go on with another call.
+    async def pump(self, take: Take, take_chunk: TakeChunk | None = None) -> bool:
+        """Hand the body out, piece by piece as it comes, until whoever takes says False: True then, and it may go on with another call.
 
-        False at the body's true end. `take` is called while the socket is read, with no task in between, so it waits for nothing; while
-        nobody pumps, the upstream is slowed down. Errors: as in `read`, and whatever `take` raises. Cancellation as in `read`.
+        False at the body's true end. Pieces are taken while the socket is read, with no task in between, so that must wait for nothing;
+        while nobody pumps, the upstream is slowed down. take_chunk: asked first where a piece came as one chunk.
+        Errors: as in `read`, and whatever is raised by who takes. Cancellation as in `read`; pieces may be taken until it has taken effect.
         """
 
     def close(self) -> None:

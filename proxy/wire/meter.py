@@ -1,8 +1,9 @@
 """What an answer says about itself, read while it passes: usage, model, first token, end. One meter a call; bytes in, bytes out.
 
-    feed(chunk)* ── finish()
-      │                └ the rest of the body, or UpstreamError: it ended too early
-      └ whole events (a stream), or nothing until the end (a small JSON body), or the chunk (a large one)
+    repeats(…) or feed(chunk), again and again ── finish()
+      │            │                               └ the rest of the body, or UpstreamError: it ended too early
+      │            └ whole events (a stream), or nothing until the end (a small JSON body), or the chunk (a large one)
+      └ one event like the last, which goes on as it is
 
 The rule a reader could break: joined, what comes out is what went in, but for two: the usage chunk of a client that did not ask for
 it, and an error with all that follows it, which whoever relays tells in words of ours. Content is kept only to be counted when the
@@ -34,15 +35,15 @@ _TEXT_KEYS = frozenset({"content", "reasoning_content", "reasoning", "refusal", 
 _CALL_KEYS = frozenset({"tool_calls", "function_call", "audio"})
 _OUTPUT_KEYS = _TEXT_KEYS | _CALL_KEYS
 _CONTENT = b'"content":"'
+_QUOTE, _BACKSLASH, _LF, _CR = b'"\\\n\r'  # what ends a text, or makes it mean another
 _SENTINEL = b"a-text-that-no-upstream-sends"
-_PLAIN = re.compile(rb"[ !#-\[\]-~]*")  # `_is_plain` of what is ASCII
 _MOST_FRAMES = 8  # looked for in a stream: the head of an answer, a change of its model or choice, and a few more
 _USAGE = re.compile(rb'"usage"\s*:\s*(?=\{)')
 _JSON = json.JSONDecoder()
 
 
 class Meter(Protocol):
-    """streams: whether the head goes out at once. ended: the surface's own end was seen. text: output text so far, UTF-8.
+    """streams: whether the head goes out at once. ended: the surface's own end was seen. text: output text so far, UTF-8 if what came was.
 
     usage: the last that made sense; nonsense: a usage block was there and made none. first_token: output has begun.
     unfinished: the answer cannot say what is used: it is a receipt for work that goes on, or too large to be read.
@@ -59,6 +60,9 @@ class Meter(Protocol):
     sequence: int
     unfinished: bool
     error: Any
+
+    def repeats(self, data: bytes, at: int, end: int) -> bool:
+        """Whether `data[at:end]` is one event like the last, and so passes. It is counted then; if not, it is to be fed."""
 
     def feed(self, chunk: bytes) -> bytes: ...
 
@@ -82,6 +86,9 @@ class _Reading:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} ended={self.ended} usage={self.usage} text={len(self.text)}>"
 
+    def repeats(self, data: bytes, at: int, end: int) -> bool:
+        return False
+
     def _told(self, block: Any) -> None:
         if block is None:
             return
@@ -102,6 +109,9 @@ class PassMeter(_Reading):
     """Bytes that nobody reads: unmetered paths, compressed answers. Their first byte is taken for the first token."""
 
     __slots__ = ()
+
+    def repeats(self, data: bytes, at: int, end: int) -> bool:
+        return self.first_token
 
     def feed(self, chunk: bytes) -> bytes:
         self.first_token = True
@@ -207,14 +217,6 @@ def _called(value: Any) -> Iterator[Any]:
         yield from (named.get("name"), named.get("arguments"), said.get("transcript"))
 
 
-def _is_plain(text: bytes) -> bool:
-    """Whether it stands in JSON as it is, and holds no end of a line in any reading."""
-    try:
-        return text.find(b'"') < 0 and text.find(b"\\") < 0 and text.decode().isprintable()
-    except UnicodeDecodeError:
-        return False
-
-
 def _speaks_in(before: bytes, behind: bytes) -> bool:
     """Whether what stands between these parts of an event is the content of its delta, and of nothing else that looks like it."""
     try:
@@ -232,7 +234,7 @@ def _objects(value: Any) -> Iterator[Mapping[str, Any]]:
 class StreamMeter(_Reading):
     """A stream of events. Only whole events leave, so that whatever breaks, no half of one was sent."""
 
-    __slots__ = ("_frame", "_frames_left", "_hide_usage", "_passing", "_splitter")
+    __slots__ = ("_between", "_frame", "_frames_left", "_hide_usage", "_passing", "_splitter")
 
     def __init__(self, *, hide_usage: bool) -> None:
         """hide_usage: the usage chunk was asked for by us, not by the client."""
@@ -240,34 +242,35 @@ class StreamMeter(_Reading):
         self._splitter = Splitter()
         self._hide_usage = hide_usage
         self._passing = True
-        # What stands before and behind the text of the last event that was read: the next one often differs in its text alone.
-        self._frame: tuple[bytes, bytes] | None = None
+        # What stands before the text of the last event that was read, its length, and what stands behind.
+        self._frame: tuple[bytes, int, bytes] | None = None
         self._frames_left = _MOST_FRAMES
+        self._between = True  # whatever comes next begins an event
+
+    def repeats(self, data: bytes, at: int, end: int) -> bool:
+        frame = self._frame
+        if frame is None or not self._between:
+            return False
+        before, length, behind = frame
+        start, stop = at + length, end - len(behind)
+        text = data[start:stop]  # empty as well where the two would overlap
+        if not text or data[at:start] != before or data[stop:end] != behind:
+            return False
+        if _QUOTE in text or _BACKSLASH in text or _LF in text or _CR in text:
+            return False
+        self.first_token = True
+        if len(self.text) < MOST_TEXT_BYTES:
+            self.text += text
+        return True
 
     def feed(self, chunk: bytes) -> bytes:
-        frame = self._frame
-        if frame is not None and self._splitter.clean and self._like_the_last(chunk, frame):
-            return chunk
         events = self._splitter.feed(chunk)
         if self._splitter.rest_bytes > MOST_EVENT_BYTES:
             raise UpstreamError("upstream_broken", "The upstream sent an event that is too large.")
-        if len(events) == 1:
-            return events[0] if self._see(events[0]) else b""
-        return b"".join([event for event in events if self._see(event)])
-
-    def _like_the_last(self, chunk: bytes, frame: tuple[bytes, bytes]) -> bool:
-        """Whether a chunk is one event that differs from one that was read in its text alone, and that without quotes or escapes."""
-        before, behind = frame
-        start, end = len(before), len(chunk) - len(behind)
-        if not chunk.startswith(before) or not chunk.endswith(behind, start):
-            return False
-        if _PLAIN.fullmatch(chunk, start, end) is None and not _is_plain(chunk[start:end]):
-            return False
-        if start < end:
-            self.first_token = True
-            if len(self.text) < MOST_TEXT_BYTES:
-                self.text += chunk[start:end]
-        return True
+        self._between = True
+        passed = [event for event in events if self._see(event)]
+        self._between = self._splitter.clean
+        return passed[0] if len(passed) == 1 else b"".join(passed)
 
     def _remember(self, event: bytes, choices: Any) -> None:
         """Take the frame of an event whose only text is the content of its only delta. Some servers' frames never come twice."""
@@ -287,7 +290,7 @@ class StreamMeter(_Reading):
         end = event.find(b'"', start)
         before, behind = event[:start], event[end:]
         if event.startswith(b"data: ") and event.count(b"\n") == 2 and event.endswith(b"\n\n") and _speaks_in(before, behind):
-            self._frame = before, behind
+            self._frame = before, start, behind
 
     def finish(self) -> bytes:
         rest = self._splitter.finish()
@@ -299,7 +302,7 @@ class StreamMeter(_Reading):
 
     def _see(self, event: bytes) -> bool:
         """Read one event; False hides it from the client. Behind an error nothing counts: what follows would make it look well."""
-        if self._frame is not None and self._like_the_last(event, self._frame):
+        if self.repeats(event, 0, len(event)):
             return True
         if event != LATE_LF:  # which goes the way of the event that it ends
             self._passing = self.error is None and self._read(event)

@@ -11,6 +11,7 @@ from proxy.call import Timeouts
 from proxy.deadlines import Watch
 from proxy.errors import UpstreamError
 from proxy.relay import relay
+from proxy.upstream.contract import Take, TakeChunk
 from proxy.wire.meter import MOST_WHOLE_BYTES, BodyMeter, Meter, PassMeter, StreamMeter
 
 TIMEOUTS = Timeouts(first_token=20, idle=10, write_stall=5)
@@ -67,9 +68,11 @@ class Answer:
         body, self._steps = b"".join(step for step in self._steps if isinstance(step, bytes)), []
         return body
 
-    async def pump(self, take: Callable[[bytes], bool]) -> bool:
-        while chunk := await self.read():
-            if not take(chunk):
+    async def pump(self, take: Take, take_chunk: TakeChunk | None = None) -> bool:
+        while piece := await self.read():
+            size = b"%x\r\n" % len(piece)
+            going = take_chunk(size + piece + b"\r\n", len(size), len(size) + len(piece)) if take_chunk is not None else None
+            if not (take(piece) if going is None else going):
                 return True
         return False
 
@@ -106,6 +109,9 @@ class Sink:
             return False
         self._taken = chunk
         return True
+
+    def write_chunk(self, chunk: bytes, at: int, end: int) -> bool:
+        return self.write(chunk[at:end])
 
     async def room(self) -> None:
         for _ in range(3):

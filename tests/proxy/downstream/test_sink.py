@@ -25,6 +25,19 @@ def streamed(status: int = 200, length: int | None = None) -> object:
     return answer
 
 
+def framed(status: int = 200) -> object:
+    """The same, but for the head, from pieces that came in chunks."""
+
+    async def answer(arrival: HttpArrival, sink: HttpSink) -> None:
+        sink.start(status, ["x: y"])
+        for piece in PIECES:
+            size = b"%x\r\n" % len(piece)
+            sink.write_chunk(size + piece + b"\r\n", len(size), len(size) + len(piece))
+        sink.end()
+
+    return answer
+
+
 def whole(status: int = 200, body: bytes = b"hello", length: int | None = None, *, close: bool = False) -> object:
     async def answer(arrival: HttpArrival, sink: HttpSink) -> None:
         sink.whole(body, status, ["x: y"], length=length, close=close)
@@ -33,8 +46,9 @@ def whole(status: int = 200, body: bytes = b"hello", length: int | None = None, 
     return answer
 
 
-async def test_an_answer_of_unknown_length_goes_in_chunks_and_the_connection_lives_on() -> None:
-    async with Door(streamed()) as door, door.caller() as caller:  # type: ignore[arg-type]
+@pytest.mark.parametrize("handler", [streamed(), framed()], ids=["pieces", "chunks"])
+async def test_an_answer_of_unknown_length_goes_in_chunks_and_the_connection_lives_on(handler: object) -> None:
+    async with Door(handler) as door, door.caller() as caller:  # type: ignore[arg-type]
         for _ in range(2):
             await caller.send(GET)
             answer = await caller.answer()
@@ -43,9 +57,12 @@ async def test_an_answer_of_unknown_length_goes_in_chunks_and_the_connection_liv
             assert "content-length" not in answer.fields
 
 
+@pytest.mark.parametrize("handler", [streamed(), framed()], ids=["pieces", "chunks"])
 @pytest.mark.parametrize("fields", [(), ("connection: keep-alive",)])
-async def test_a_client_of_http_1_0_gets_no_chunks_and_the_end_of_the_connection_as_the_end(fields: tuple[str, ...]) -> None:
-    async with Door(streamed()) as door, door.caller() as caller:  # type: ignore[arg-type]
+async def test_a_client_of_http_1_0_gets_no_chunks_and_the_end_of_the_connection_as_the_end(
+    fields: tuple[str, ...], handler: object
+) -> None:
+    async with Door(handler) as door, door.caller() as caller:  # type: ignore[arg-type]
         await caller.send(get("/", *fields, version="1.0"))
         answer = await caller.answer()
         assert answer.body == b"".join(PIECES)
@@ -65,8 +82,8 @@ async def test_an_answer_whose_length_is_known_says_so(version: str) -> None:
 
 @pytest.mark.parametrize(
     ("handler", "length"),
-    [(whole(), "5"), (whole(body=b"", length=1234), "1234"), (streamed(length=9), "9"), (streamed(), None)],
-    ids=["whole", "whole, of a length that was told", "streamed, of a known length", "streamed"],
+    [(whole(), "5"), (whole(body=b"", length=1234), "1234"), (streamed(length=9), "9"), (streamed(), None), (framed(), None)],
+    ids=["whole", "whole, of a length that was told", "streamed, of a known length", "streamed", "streamed in chunks"],
 )
 async def test_the_answer_to_head_is_a_head(handler: object, length: str | None) -> None:
     async with Door(handler) as door, door.caller() as caller:  # type: ignore[arg-type]

@@ -5,11 +5,10 @@ import asyncio
 import pytest
 
 from proxy.errors import UpstreamError
-from proxy.upstream.answer import HIGH_WATER_BYTES, HttpAnswer
+from proxy.upstream.answer import HIGH_WATER_BYTES
 from tests.fakes import Abort, Close, FakeUpstream, Send, UntilClosed, Wait, sse_answer
 from tests.proxy.upstream.calls import ask, body_of, client_of, soon, turns
-
-CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+from tests.proxy.upstream.wire import CHUNKED, Wire
 
 
 class Taker:
@@ -30,13 +29,14 @@ class Taker:
 
 
 async def test_pieces_are_taken_as_they_come_with_no_task_in_between() -> None:
-    go = [asyncio.Event() for _ in range(2)]
+    go = [asyncio.Event() for _ in range(3)]
     async with FakeUpstream() as upstream, client_of(upstream) as client:
         upstream.queue(
             [
                 Send(CHUNKED + b"3\r\none\r\n"),
                 *[Wait(go[0]), Send(b"3\r\ntwo\r\n")],
-                *[Wait(go[1]), Send(b"5\r\nthree\r\n0\r\n\r\n")],
+                *[Wait(go[1]), Send(b"5\r\nthree\r\n")],
+                *[Wait(go[2]), Send(b"0\r\n\r\n")],
             ]
         )
         answer, taker = await soon(ask().of(client)), Taker()
@@ -145,29 +145,20 @@ async def test_a_pump_that_is_cancelled_loses_nothing_and_takes_nothing_more() -
         assert taker.pieces == [b"one"]
 
 
-def test_what_comes_between_a_cancellation_and_its_effect_waits_for_the_next_reader() -> None:
+async def test_what_comes_between_a_cancellation_and_its_effect_is_taken_once() -> None:
     """The waiter is cancelled, and its task has not run yet."""
-
-    class Line:
-        def pause(self) -> None: ...
-
-        def go_on(self) -> None: ...
-
-        def let_go(self, answer: HttpAnswer) -> None: ...
-
-    async def run() -> None:
-        answer, taker = HttpAnswer(Line(), asyncio.get_running_loop()), Taker()
-        pumping = asyncio.ensure_future(answer.pump(taker))
-        await asyncio.sleep(0)
-        pumping.cancel()
-        answer.chunks.append(b"late")
-        answer.came(4)
-        with pytest.raises(asyncio.CancelledError):
-            await pumping
-        assert taker.pieces == []
-        assert await answer.read() == b"late"
-
-    asyncio.run(run())
+    wire, taker = Wire(), Taker(rests_at=frozenset({1}))
+    answer = wire.asked()
+    pumping = asyncio.ensure_future(answer.pump(taker))
+    await asyncio.sleep(0)
+    pumping.cancel()
+    wire.comes(b"late")
+    wire.comes(b"later")
+    with pytest.raises(asyncio.CancelledError):
+        await pumping
+    wire.comes(b"still later")
+    assert taker.pieces == [b"late"]
+    assert await answer.read() == b"laterstill later"
 
 
 async def test_closing_while_a_body_is_pumped_ends_the_upstream_s_work() -> None:
@@ -179,60 +170,31 @@ async def test_closing_while_a_body_is_pumped_ends_the_upstream_s_work() -> None
         await soon(upstream.requests[0].closed_early.wait())
 
 
-def test_the_upstream_is_slowed_down_by_what_waits_and_not_by_what_is_taken() -> None:
-    told: list[str] = []
-
-    class Line:
-        def pause(self) -> None:
-            told.append("pause")
-
-        def go_on(self) -> None:
-            told.append("go on")
-
-        def let_go(self, answer: HttpAnswer) -> None: ...
-
-    async def run() -> None:
-        answer, taker = HttpAnswer(Line(), asyncio.get_running_loop()), Taker(rests_at=frozenset({9}))
-        piece = b"x" * (HIGH_WATER_BYTES // 4)
-
-        def comes() -> None:
-            answer.chunks.append(piece)
-            answer.came(len(piece))
-
-        pumping = asyncio.ensure_future(answer.pump(taker))
-        await asyncio.sleep(0)
-        for _ in range(9):
-            comes()
-        assert (len(taker.pieces), told) == (9, [])
-        for _ in range(5):  # the taker rests, and its task has not run yet
-            comes()
-        assert (await pumping, len(taker.pieces), told) == (True, 9, ["pause"])
-        pumping = asyncio.ensure_future(answer.pump(taker))
-        await asyncio.sleep(0)
-        assert (taker.pieces[9:], told) == ([piece * 5], ["pause", "go on"])
-        pumping.cancel()
-
-    asyncio.run(run())
+async def test_the_upstream_is_slowed_down_by_what_waits_and_not_by_what_is_taken() -> None:
+    wire, taker = Wire(), Taker(rests_at=frozenset({9}))
+    answer, piece = wire.asked(), b"x" * (HIGH_WATER_BYTES // 4)
+    pumping = asyncio.ensure_future(answer.pump(taker))
+    await asyncio.sleep(0)
+    for _ in range(9):
+        wire.comes(piece)
+    assert (len(taker.pieces), wire.told) == (9, [])
+    for _ in range(5):  # the taker rests, and its task has not run yet
+        wire.comes(piece)
+    assert (await pumping, len(taker.pieces), wire.told) == (True, 9, ["pause"])
+    pumping = asyncio.ensure_future(answer.pump(taker))
+    await asyncio.sleep(0)
+    assert (taker.pieces[9:], wire.told) == ([piece * 5], ["pause", "go on"])
+    pumping.cancel()
 
 
-async def test_a_body_that_is_here_is_given_out_at_once() -> None:
-    async with FakeUpstream() as upstream, client_of(upstream) as client:
-        upstream.queue([Send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbody")])
-        answer = await soon(ask().of(client))
-        await turns(lambda: answer.whole)
-        assert answer.at_hand() == b"body"
-        answer.close()
-        assert "idle=1" in repr(client)
-
-
-async def test_a_body_that_is_not_all_here_or_was_cut_is_not_given_out_so() -> None:
-    go = asyncio.Event()
-    async with FakeUpstream() as upstream, client_of(upstream) as client:
-        upstream.queue([Send(CHUNKED + b"3\r\none\r\n"), Wait(go), Close()])
-        answer = await soon(ask().of(client))
-        assert answer.at_hand() is None
-        go.set()
-        await turns(lambda: answer.fault is not None)
-        assert answer.at_hand() is None
-        assert await soon(answer.read()) == b"one"
-        answer.close()
+async def test_nothing_of_a_message_behind_the_answer_is_taken_for_the_answer_s() -> None:
+    wire, taker = Wire(), Taker()
+    answer = wire.asked()
+    pumping = asyncio.ensure_future(answer.pump(taker))
+    await asyncio.sleep(0)
+    whole = b"3\r\none\r\n0\r\n\r\n"
+    wire.connection.data_received(whole + CHUNKED + b"3\r\ntwo\r\n")
+    assert wire.told == ["abort"]
+    with pytest.raises(UpstreamError) as caught:
+        await pumping
+    assert (caught.value.code, taker.pieces) == ("upstream_broken", [b"one"])
