@@ -9,8 +9,9 @@ the call after it.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 from proxy.admission import Admission
 from proxy.allowance import allowance_lines, usd
@@ -115,6 +116,7 @@ class Pipeline:
                 if received is None:
                     received = await admission.read(entry, arrival, watch), 0
             admission.shape(trip, received)
+            received = None  # thousands of streams may run, and none needs it any more
             await admission.reserve(trip)
             try:
                 trip.admitted_ns = self.clock.monotonic_ns()
@@ -138,7 +140,7 @@ class Pipeline:
             return ProxyError("internal_error", "The proxy failed; the request id finds the cause in its log.", close=True)
         return None
 
-    async def _relay(self, trip: Trip, answer: Answer, sink: Sink, watch: Watch) -> None:
+    def _relay(self, trip: Trip, answer: Answer, sink: Sink, watch: Watch) -> Coroutine[Any, Any, None]:
         streams = is_stream(answer.headers.get("content-type"))
         meter = trip.meter = meter_for(trip.call, answer, streams=streams)
 
@@ -155,7 +157,7 @@ class Pipeline:
             if trip.call.surface.has_output:
                 trip.first_token_ns = self.clock.monotonic_ns()
 
-        await relay(
+        return relay(
             answer,
             sink,
             meter=meter,

@@ -1,15 +1,16 @@
-"""The road of an answer: chunk in, meter, sink out. JSON and SSE take the same one.
+"""The road of an answer: piece in, meter, sink out. JSON and SSE take the same one.
 
     pump ─► take: meter ─► sink ──┐ as long as nobody has to wait, within the reading of the upstream's socket
      ▲                            │
      └── settle, head, room ◄─────┘ the task, when somebody has
 
-The rule a reader could break: one chunk is in hand at a time. While the task waits nothing is pumped, which is what slows the upstream
+The rule a reader could break: one piece is in hand at a time. While the task waits nothing is pumped, which is what slows the upstream
 down, so there is no queue and no second task here.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from proxy.call import Timeouts
@@ -79,17 +80,7 @@ async def relay(
     body = None if meter.streams else answer.at_hand()
     rest = b""
     if body is None:
-        await _pass_on(
-            answer,
-            sink,
-            meter=meter,
-            watch=watch,
-            timeouts=timeouts,
-            head=head,
-            settle=settle,
-            first_token=first_token,
-            secrets=secrets,
-        )
+        await _Passage(answer, sink, meter, watch, timeouts, head, settle, first_token, secrets).run()
     elif body:
         rest = meter.feed(body)
     rest += meter.finish()
@@ -105,90 +96,96 @@ async def relay(
         await sink.room()
 
 
-async def _pass_on(
-    answer: Answer,
-    sink: Sink,
-    *,
-    meter: Meter,
-    watch: Watch,
-    timeouts: Timeouts,
-    head: Callable[[], Head],
-    settle: Callable[[], Awaitable[None]],
-    first_token: Callable[[], None],
-    secrets: Callable[[], tuple[str, ...]],
-) -> None:
-    """`relay` up to the end of the body, as it comes. What the meter gives out at the end is yet to be written."""
-    token_at: float | None = None
-    held, slow = b"", False
-    repeats, write, write_chunk = meter.repeats, sink.write, sink.write_chunk
+@dataclass(eq=False, slots=True)
+class _Passage:
+    """`relay` up to the end of a body that is not at hand, as it comes. What the meter gives out at the end is yet to be written."""
 
-    def take_chunk(data: bytes, at: int, end: int) -> bool | None:
-        """An event like the last, which is most of a stream, goes on in the framing that it came in."""
-        nonlocal slow
-        if token_at is not None or not repeats(data, at, end):
-            return None
-        watch.beat = True
-        slow = write_chunk(data, at, end)
-        return not slow
+    answer: Answer
+    sink: Sink
+    meter: Meter
+    watch: Watch
+    timeouts: Timeouts
+    head: Callable[[], Head]
+    settle: Callable[[], Awaitable[None]]
+    first_token: Callable[[], None]
+    secrets: Callable[[], tuple[str, ...]]
+    _token_at: float | None = field(
+        default=None, init=False
+    )  # when the first token is due; None once it came, and for what has none
+    _held: bytes = field(default=b"", init=False)  # to be written before anything else
+    _slow: bool = field(default=False, init=False)
 
-    def take(chunk: bytes) -> bool:
+    async def run(self) -> None:
+        meter, sink, watch = self.meter, self.sink, self.watch
+        if meter.streams:
+            if sink.start(*self.head()):
+                await self._room()
+            watch.expect("first_token", self.timeouts.first_token)
+            self._token_at = watch.at
+        while await self.answer.pump(self._take, self._take_chunk if meter.streams else None):
+            if meter.ended:
+                await self.settle()
+            if self._held:
+                if not sink.head_sent:
+                    sink.start(*self.head())
+                self._slow = sink.write(self._held)
+                self._held = b""
+            if self._slow:
+                await self._room()
+                self._slow = False
+            if meter.error is not None:
+                raise in_band_refusal(meter.error, secrets=self.secrets())
+            if meter.ended:
+                await self._tail()
+                break
+            if self._token_at is None:
+                watch.expect("idle", self.timeouts.idle)
+            else:
+                watch.expect_at("first_token", self._token_at)
+
+    def _take(self, piece: bytes) -> bool:
         """One piece of the body: on to the client at once. False where somebody has to wait before the next."""
-        nonlocal token_at, held, slow
-        passed = meter.feed(chunk)
-        if token_at is None:
-            watch.beat = True
+        meter, sink = self.meter, self.sink
+        passed = meter.feed(piece)
+        if self._token_at is None:
+            self.watch.beat = True
         elif meter.first_token:
-            token_at = None
-            first_token()
-            watch.expect("idle", timeouts.idle)
+            self._token_at = None
+            self.first_token()
+            self.watch.expect("idle", self.timeouts.idle)
         if meter.ended or meter.error is not None or (passed and not sink.head_sent):
-            held = passed
+            self._held = passed
             return False
         if passed:
-            slow = write(passed)
-            return not slow
+            self._slow = sink.write(passed)
+            return not self._slow
         return True
 
-    if meter.streams:
-        if sink.start(*head()):
-            watch.expect("write_stall", timeouts.write_stall)
-            await sink.room()
-        watch.expect("first_token", timeouts.first_token)
-        token_at = watch.at
-    while await answer.pump(take, take_chunk if meter.streams else None):
-        if meter.ended:
-            await settle()
-        if held:
-            if not sink.head_sent:
-                sink.start(*head())
-            slow = sink.write(held)
-            held = b""
-        if slow:
-            watch.expect("write_stall", timeouts.write_stall)
-            await sink.room()
-            slow = False
-        if meter.error is not None:
-            raise in_band_refusal(meter.error, secrets=secrets())
-        if meter.ended:
-            await _tail(answer, sink, meter=meter, watch=watch, timeouts=timeouts)
-            break
-        if token_at is None:
-            watch.expect("idle", timeouts.idle)
-        else:
-            watch.expect_at("first_token", token_at)
+    def _take_chunk(self, chunk: bytes, at: int, end: int) -> bool | None:
+        """An event like the last, which is most of a stream, goes on in the framing that it came in."""
+        if self._token_at is not None or not self.meter.repeats(chunk, at, end):
+            return None
+        self.watch.beat = True
+        if self.sink.write_chunk(chunk, at, end):
+            self._slow = True
+            return False
+        return True
 
+    async def _tail(self) -> None:
+        """What follows the surface's own end: comments, and the end of the framing. It is waited for, but not for long."""
+        while True:
+            self.watch.expect("idle", self.timeouts.idle)
+            try:
+                async with asyncio.timeout(_TAIL_S):
+                    piece = await self.answer.read()
+            except (TimeoutError, UpstreamError):
+                return
+            if not piece:
+                return
+            if (passed := self.meter.feed(piece)) and self.sink.write(passed):
+                await self._room()
 
-async def _tail(answer: Answer, sink: Sink, *, meter: Meter, watch: Watch, timeouts: Timeouts) -> None:
-    """What follows the surface's own end: comments, and the end of the framing. It is waited for, but not for long."""
-    while True:
-        watch.expect("idle", timeouts.idle)
-        try:
-            async with asyncio.timeout(_TAIL_S):
-                chunk = await answer.read()
-        except (TimeoutError, UpstreamError):
-            return
-        if not chunk:
-            return
-        if (passed := meter.feed(chunk)) and sink.write(passed):
-            watch.expect("write_stall", timeouts.write_stall)
-            await sink.room()
+    async def _room(self) -> None:
+        """Until the client has taken enough of what was written."""
+        self.watch.expect("write_stall", self.timeouts.write_stall)
+        await self.sink.room()

@@ -133,7 +133,7 @@ class HttpAnswer:
         """No more will come. fault: fixed words for the log. The first one stands, and none comes after the end was told."""
         if self.fault is None and not self.told:
             self.fault = fault
-        self.wake()
+        self.came(0)
 
     def taken(self) -> bytes:
         """What waits, in one piece; there is some."""
@@ -157,18 +157,14 @@ class HttpAnswer:
             waiter.set_result(True) if error is None else waiter.set_exception(error)
 
     def came(self, size: int) -> None:
-        """So many bytes of it were received, and what they held waits."""
+        """So many bytes of it were received, and what they held waits; or else something happened: let the reader look."""
         if self.chunks:
             self.size += size
             if self.size > HIGH_WATER_BYTES and not self.held and self._line is not None:
                 self.held = True
                 self._line.pause()
-        self.wake()
-
-    def wake(self) -> None:
-        """Something happened: let the reader look. One that was cancelled meanwhile starts afresh with its next wait."""
         waiter = self._waiter
-        if waiter is not None:
+        if waiter is not None:  # one that was cancelled meanwhile starts afresh with its next wait
             self._waiter = None
             if not waiter.done():
                 waiter.set_result(False)

@@ -27,6 +27,7 @@ from typing import Protocol, cast
 import httptools
 
 from proxy.upstream.answer import HttpAnswer
+from proxy.upstream.chunks import END, ONE_CHUNK, SIZE, data_at
 from proxy.upstream.fields import KeptFields
 
 MOST_HEAD_BYTES = 64 << 10
@@ -34,8 +35,6 @@ MOST_FIELDS = 200
 # A body up to this leaves with its head in one write; a longer one follows in pieces of this size, as fast as the socket takes them.
 PIECE_BYTES = 128 << 10
 
-_SIZE, _END = 1, 0  # of a chunk
-_ONE_CHUNK = [_SIZE, _END]
 _TIMEOUT = re.compile(r"(?:^|[,;\s])timeout=(\d{1,6})", re.IGNORECASE)
 
 
@@ -102,8 +101,8 @@ class Connection(asyncio.Protocol):
         self._marks: list[int] = []  # the last read's ends of sizes and of chunks
         # No code of ours runs for a piece: what must be looked at is, once the read is through.
         self.on_body = self._received.append
-        self.on_chunk_header = partial(self._marks.append, _SIZE)
-        self.on_chunk_complete = partial(self._marks.append, _END)
+        self.on_chunk_header = partial(self._marks.append, SIZE)
+        self.on_chunk_complete = partial(self._marks.append, END)
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self._answer: HttpAnswer | None = None
         self._write_waiter: asyncio.Future[None] | None = None
@@ -232,28 +231,28 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        answer, parser, at = self._answer, self._parser, self._chunk_at
+        answer, parser = self._answer, self._parser
         if answer is None or parser is None:
             self.abort()
             return
-        end = len(data) - 2
-        if 0 < at < end and answer.take_chunk is not None and data[:at] == b"%x\r\n" % (end - at) and data[end:] == b"\r\n":
-            # One chunk, and llhttp stands between chunks. It need not see this one, behind which it would stand there again.
-            try:
-                going = answer.take_chunk(data, at, end)
-            except Exception as error:
-                answer.rest(error)  # it belongs to whoever pumps
-                return
-            if going is not None:
-                if not going:
-                    answer.rest()
-                return
+        if at := self._chunk_at:
+            end = len(data) - 2
+            if at < end and answer.take_chunk is not None and data[:at] == b"%x\r\n" % (end - at) and data[end:] == b"\r\n":
+                # One chunk, and llhttp stands between chunks. It need not see this one, behind which it would stand there again.
+                try:
+                    going = answer.take_chunk(data, at, end)
+                except Exception as error:
+                    answer.rest(error)  # it belongs to whoever pumps
+                    return
+                if going is not None:
+                    if not going:
+                        answer.rest()
+                    return
+            self._chunk_at = 0
         if answer.whole:
             self._break(answer, "bytes after the end")
             return
-        take = answer.take
         self._dry_bytes += len(data)
-        self._chunk_at = 0
         self._marks.clear()
         try:
             parser.feed_data(data)
@@ -264,14 +263,15 @@ class Connection(asyncio.Protocol):
         received = self._received
         if received:
             self._dry_bytes = 0
+            take = answer.take
             if take is not None and answer.fault is None and not answer.whole:
-                if self._marks == _ONE_CHUNK:
-                    self._chunk_at = _chunk_at(data, received)
+                if self._marks == ONE_CHUNK:
+                    self._chunk_at = data_at(data, received)
                 try:
                     if not take(received.pop() if len(received) == 1 else answer.taken()):
                         answer.rest()
                 except Exception as error:
-                    answer.rest(error)
+                    answer.rest(error)  # it belongs to whoever pumps
                 return
             if answer.bodiless:
                 answer.fault = "a body where none can be"
@@ -295,7 +295,7 @@ class Connection(asyncio.Protocol):
         answer.keep = False
         if answer.until_end:
             answer.whole = True
-            answer.wake()
+            answer.came(0)
         elif not answer.whole:
             self._break(answer, "the stream ended early")
 
@@ -398,13 +398,3 @@ class Connection(asyncio.Protocol):
                 self._body_pieces = len(self._received)
             # Not reached where llhttp had to be overruled: after HEAD it waits for a body.
             answer.keep = parser.should_keep_alive()
-
-
-def _chunk_at(data: bytes, pieces: list[bytes]) -> int:
-    """Where the data begins of a read in which one chunk's size and end were seen, in this order and no other's: 0 if more came with them.
-
-    pieces: what llhttp found in the read.
-    """
-    at = data.find(b"\n") + 1
-    size = len(data) - at - 2
-    return at if len(pieces) == 1 and len(pieces[0]) == size and data[:at] == b"%x\r\n" % size else 0
