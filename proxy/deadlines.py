@@ -8,7 +8,7 @@ it is a client that left and passes on.
 import asyncio
 from math import inf
 
-TICK_S = 0.05
+TICK_S = 0.1
 
 
 class Watch:
@@ -63,7 +63,7 @@ class Watch:
         if self.beat:
             self.beat = False
             self.at = now + self._seconds
-        if now >= min(self.at, self.total_at):
+        if now >= self.at or now >= self.total_at:
             self.expire(self.stage if self.at <= self.total_at else "total")
 
     def expire(self, stage: str) -> None:
