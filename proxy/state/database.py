@@ -34,6 +34,21 @@ MIGRATIONS: Sequence[Sequence[str]] = (
         "CREATE INDEX page_by_due ON page (due_s) WHERE done_s IS NULL",
         "CREATE INDEX page_by_done ON page (done_s) WHERE done_s IS NOT NULL",
     ),
+    (
+        # What calls used, by the UTC hour in which they ended; source: reported, counted, estimated or recovered.
+        """CREATE TABLE usage (
+            hour_s INTEGER NOT NULL, key TEXT NOT NULL, user TEXT NOT NULL, model TEXT NOT NULL, surface TEXT NOT NULL,
+            source TEXT NOT NULL, calls INTEGER NOT NULL, input_tokens INTEGER NOT NULL, cached_tokens INTEGER NOT NULL,
+            cache_write_tokens INTEGER NOT NULL, audio_input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL,
+            reasoning_tokens INTEGER NOT NULL, audio_output_tokens INTEGER NOT NULL, cost_nanousd INTEGER NOT NULL,
+            UNIQUE (hour_s, key, user, model, surface, source))""",
+        # What calls held that had not ended when the journal of this generation began; charges: JSON, key of `spend` and amount each.
+        """CREATE TABLE hold (
+            id INTEGER PRIMARY KEY, owner TEXT NOT NULL, key TEXT NOT NULL, user TEXT NOT NULL, model TEXT NOT NULL,
+            surface TEXT NOT NULL, began_s REAL NOT NULL, expires_s REAL NOT NULL, charges TEXT NOT NULL)""",
+        "CREATE TABLE journal (generation INTEGER NOT NULL)",
+        "INSERT INTO journal VALUES (0)",
+    ),
 )
 
 # Long enough to look back at a month that has ended, and short enough that the file stops growing.

@@ -353,7 +353,7 @@ async def test_a_newer_schema_is_refused_and_left_alone(directory: Path, clock: 
         with pytest.raises(StateUnavailable) as caught:
             await SqliteStore.open(directory, clock)
         assert caught.value.detail == (
-            f"{directory}/state.sqlite3 has schema 7 and this version of tollhouse knows 1: "
+            f"{directory}/state.sqlite3 has schema 7 and this version of tollhouse knows 2: "
             "run the newer version, or set TOLLHOUSE_STATE_DIR to another directory"
         )
 
