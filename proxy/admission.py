@@ -17,7 +17,7 @@ from proxy.entry import Entry
 from proxy.errors import InvalidCall, NotAdmitted, Refusal
 from proxy.policy.contract import Unit
 from proxy.policy.policyset import Plan, PolicySet
-from proxy.state.contract import Denial, StateStore
+from proxy.state.contract import Denial, Holder, StateStore
 from proxy.tokens import Tokenizer
 from proxy.trip import Arrival, Observer, Trip
 from proxy.wire import body
@@ -146,13 +146,15 @@ class Admission:
         """Hold every charge, or refuse. Where only the byte bound stands in the way, the tokenizer is asked before saying no."""
         call, plan = trip.call, trip.plan
         assert plan is not None
-        held = await self.store.reserve(trip.set.charges(call, plan))
+        holder = Holder(call.principal.key, call.principal.user, call.model or "", call.surface.name)
+        lasts_s = trip.set.longest_s
+        held = await self.store.reserve(trip.set.charges(call, plan), holder, lasts_s=lasts_s)
         if isinstance(held, Denial) and held.charge.limit.unit in (Unit.TOKENS, Unit.NANOUSD) and call.fields is not None:
             counted = await count_input(call, self.tokenizer)
             likely = counted.tokens + counted.tokens // 32 + 16  # framing is not published to the token, so a little on top
             if counted.exact and likely < call.input_bound:
                 call.input_bound = likely
-                held = await self.store.reserve(trip.set.charges(call, plan))
+                held = await self.store.reserve(trip.set.charges(call, plan), holder, lasts_s=lasts_s)
         if isinstance(held, Denial):
             trip.balances = (held.balance,)
             raise _refusal(held)

@@ -155,6 +155,7 @@ class App:
             undo.push_async_callback(store.close)
             app = cls(settings, shelf=shelf, log=log, store=store, pretend=model, proxies=proxies)
             undo.push_async_callback(app._stop)
+            app._recovered()
             app._activated(None)
             app.data_address = await _opened(app.edge.listener.listen, settings.listen, flag="--listen")
             app.admin_address = await _opened(app.admin.listener.listen, settings.admin_listen, flag="--admin-listen")
@@ -256,6 +257,18 @@ class App:
                     mistake_lines=mistakes,
                     policy_version=self.shelf.current.version,
                 )
+
+    def _recovered(self) -> None:
+        found = self.store.recovery
+        if found.holds or found.damaged:
+            self.log.event(
+                "state.recovered",
+                level="error" if found.damaged else "warning",
+                holds=found.holds,
+                held_nanousd=found.nanousd,
+                journal_lines=found.lines,
+                journal_damaged=found.damaged,
+            )
 
     def _activated(self, before: PolicySet | None) -> None:
         now = self.shelf.current

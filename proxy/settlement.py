@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from proxy.call import Usage, UsageSource
 from proxy.counting import count_input
 from proxy.policy.contract import NANOUSD, TOKENS, Notice
+from proxy.state.contract import Booking
 from proxy.tokens import Tokenizer
 from proxy.trip import Trip
 from proxy.wire.meter import PassMeter
@@ -71,7 +72,8 @@ class Settlement:
         # The request that was held is the one that was made, and a slot is given back in any case.
         used = {TOKENS: usage.total_tokens, NANOUSD: trip.cost_nanousd}
         began_ns = trip.now_ns()
-        balances = await trip.reservation.settle(used)
+        booking = Booking(usage, source, trip.cost_nanousd) if source is not None else None
+        balances = await trip.reservation.settle(used, booking)
         trip.settle_ns = trip.now_ns() - began_ns
         for balance in balances:
             if notices := plan.notices(balance):

@@ -65,7 +65,15 @@ MAY: Mapping[str, tuple[str, ...]] = {
 # Libraries, and who may know them. Every other one is for nobody.
 LIBRARIES: Mapping[str, tuple[str, ...]] = {
     "aiohttp": ("proxy.courier", "proxy.pretend", "proxy.commands.demo"),
-    "orjson": ("proxy.wire", "proxy.telemetry", "proxy.sinks", "proxy.admin", "proxy.pretend", "proxy.commands.demo"),
+    "orjson": (
+        "proxy.wire",
+        "proxy.state",
+        "proxy.telemetry",
+        "proxy.sinks",
+        "proxy.admin",
+        "proxy.pretend",
+        "proxy.commands.demo",
+    ),
     "yaml": ("proxy.policy",),
     "httptools": ("proxy.upstream", "proxy.downstream"),
     "aiolimiter": ("proxy.lane",),

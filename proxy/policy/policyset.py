@@ -57,6 +57,9 @@ class UpstreamConfig:
     forward_headers: tuple[str, ...] = ()
 
 
+_SLACK_S = 60.0  # for the body, the tokenizer and the sweep
+
+
 @dataclass(frozen=True, slots=True)
 class CompiledRoute:
     """models: None takes every call, also one without a model. to: upstream names, at least one."""
@@ -124,6 +127,7 @@ class PolicySet:
     """Everything a policy file says. version: the first 12 hex digits of the SHA-256 of its bytes.
 
     source: what was read where, for lints. deny_unpriced: whether a model without a price is refused.
+    longest_s: no call under it takes longer, however often and wherever it is tried.
     """
 
     version: str
@@ -136,9 +140,14 @@ class PolicySet:
     pages: Mapping[str, PageSink]
     policies: tuple[Policy, ...]
     source: Reading
+    longest_s: float = field(init=False)
     _plans: dict[tuple[str, str, str | None], Plan] = field(default_factory=dict)
     _steady: dict[tuple[Plan, Principal, str | None], tuple[Charge, ...]] = field(default_factory=dict)
     _limits: dict[tuple[str, str], tuple[int, str | None]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        tries = sum(config.attempts * config.timeouts.total for config in self.upstreams.values())
+        object.__setattr__(self, "longest_s", tries + _SLACK_S)
 
     def __repr__(self) -> str:
         return (

@@ -6,9 +6,30 @@ One call reserves once, atomically, all charges or none, and settles once. The r
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+from proxy.call import Usage, UsageSource
 from proxy.policy.contract import Balance, Charge, Limit, Unit
+
+
+class Holder(NamedTuple):
+    """Whose call holds: the key's id, the user, the model that goes upstream, the surface; "" for what there is none of."""
+
+    key: str = ""
+    user: str = ""
+    model: str = ""
+    surface: str = ""
+
+
+class Booking(NamedTuple):
+    """What a call used in the end, where it used something, and how that is known."""
+
+    usage: Usage
+    source: UsageSource
+    cost_nanousd: int
+
+
+NOBODY = Holder()
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +53,10 @@ class Reservation(Protocol):
     def balances(self, *units: Unit) -> tuple[Balance, ...]:
         """Where the counters of its charges of these units, or of all, stand now, settled or not; in the order of the charges."""
 
-    async def settle(self, used: Mapping[Unit, int]) -> tuple[Balance, ...]:
+    async def settle(self, used: Mapping[Unit, int], booking: Booking | None = None) -> tuple[Balance, ...]:
         """Replace every hold by what was used, by unit; slots are given back whatever `used` says.
 
+        booking: what goes into the books of usage; None = nothing.
         Returns the balances of those of its quotas whose clause wants to hear of them (`Limit.told_from`). A unit that `used` does
         not name keeps what was held. A second call changes nothing and returns the same.
         Completes even if its caller is cancelled: a store that waits shields itself. Errors: StateUnavailable.
@@ -42,8 +64,12 @@ class Reservation(Protocol):
 
 
 class StateStore(Protocol):
-    async def reserve(self, charges: Sequence[Charge]) -> Reservation | Denial:
-        """Hold all charges or none. A charge that is not enforced is counted and never denies. Errors: StateUnavailable."""
+    async def reserve(self, charges: Sequence[Charge], holder: Holder = NOBODY, *, lasts_s: float = 3600.0) -> Reservation | Denial:
+        """Hold all charges or none. A charge that is not enforced is counted and never denies.
+
+        lasts_s: how long the call can last at most; a hold that is older is nobody's, and counts as spent.
+        Errors: StateUnavailable, where what is held cannot be written down; what never refuses is counted all the same.
+        """
 
     def peek(self, charge: Charge) -> Balance:
         """Where a counter stands, without touching it (metrics, headers)."""

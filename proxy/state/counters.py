@@ -159,12 +159,16 @@ class Seats:
 
 
 class Tally:
-    """One window of a quota, from `starts_s` to before `ends_s`: its bounds as a clock has them, to be compared in every call."""
+    """One window of a quota, from `starts_s` to before `ends_s`: its bounds as a clock has them, to be compared in every call.
 
-    __slots__ = ("calls", "ends_s", "held", "spent", "starts_s", "window")
+    key: policy, clause, subject, unit and window, once whoever writes it down has set it.
+    """
+
+    __slots__ = ("calls", "ends_s", "held", "key", "spent", "starts_s", "window")
 
     def __init__(self, window: Window, *, spent: int = 0) -> None:
         self.window = window
+        self.key: tuple[str, str, str, Unit, Window] | None = None
         self.starts_s, self.ends_s = float(window[0]), float(window[1])
         self.spent = spent
         self.held = 0
@@ -193,6 +197,9 @@ class Tally:
 
     def at_rest(self, now_s: float) -> bool:
         return not self.calls and (not self.spent or now_s >= self.ends_s + CLOCK_STEP_S)
+
+
+QuotaHold = tuple[Charge, Tally]  # what is held of a window of a quota
 
 
 class Calendar:

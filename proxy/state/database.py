@@ -1,24 +1,29 @@
 """The SQLite file of one process: what was spent in each window, and the pages to deliver. Plain calls that block.
 
 Everything here runs on the one thread that `SqliteStore` gives it, and nothing here knows what a limit is. It speaks sqlite3 and
-OSError; `SqliteStore` translates. The rule a reader could break: spend is written as a balance, not as a difference, and never
-lowered, so that writing twice, or late, or after a clock was set back, loses nothing.
+OSError; `SqliteStore` translates. The rule a reader could break: what is added and the generation of the journal that comes next are
+written in one transaction, so that a restart counts each line of a journal once.
 """
 
 import fcntl
 import os
+import socket
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+
+import orjson
 
 from proxy.errors import StateUnavailable
 from proxy.policy.contract import Unit
-from proxy.state.contract import Delivery
-from proxy.state.counters import CLOCK_STEP_S, Window
+from proxy.state.contract import Delivery, Holder
+from proxy.state.counters import CLOCK_STEP_S
+from proxy.state.journal import generations, path_of
 from proxy.state.memory import KNOWN_S, Spend
-
-SpendKey = tuple[str, str, str, Unit, Window]  # policy, clause, subject, unit, window
+from proxy.state.replay import Replay, key_of
+from proxy.state.totals import COLUMNS, OpenHold, Totals
 
 # One entry a version: what brings the file there from the version before. Never edited, only added to.
 MIGRATIONS: Sequence[Sequence[str]] = (
@@ -59,12 +64,31 @@ DELETED_AT_ONCE = 500
 
 MOST_SPENT = 2**63 - 1  # what an INTEGER of SQLite holds: nine billion dollars
 
+# A sum that stays an INTEGER: SQLite would go on in floating point.
+_SUM = f"CASE WHEN {{0}} > {MOST_SPENT} - excluded.{{0}} THEN {MOST_SPENT} ELSE {{0}} + excluded.{{0}} END"
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """What was found at the start. generation: the first that is free. holds: of a process that died, with what they came to.
+
+    lines: of its journals; damaged: those among them that could not be read.
+    """
+
+    generation: int
+    holds: int
+    nanousd: int
+    lines: int
+    damaged: int
+
 
 class Database:
     """Opened by its constructor, for one process at a time. Errors: sqlite3.Error, OSError; StateUnavailable when it may not be used."""
 
     def __init__(self, directory: Path) -> None:
+        self._directory = directory
         self._path = directory / "state.sqlite3"
+        self.owner = f"{socket.gethostname()}:{os.getpid()}"
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = _lock(directory)
         try:
@@ -93,21 +117,62 @@ class Database:
             for policy, clause, subject, unit, start_s, end_s, spent in rows
         ]
 
-    def write_spend(self, balances: Iterable[tuple[SpendKey, int]], now_s: float) -> None:
-        """One transaction: these balances in, windows older than 40 days out."""
+    def take(self, totals: Totals, holds: Collection[OpenHold], generation: int, now_s: float) -> None:
+        """One transaction: these differences in, windows and hours older than 40 days out.
+
+        holds: all that are open; generation: of the first journal that is not in the totals.
+        """
         with self._transaction():
-            self._connection.executemany(
-                """INSERT INTO spend VALUES (?, ?, ?, ?, ?, ?, ?)
-                ON CONFLICT DO UPDATE SET spent = max(spent, excluded.spent)""",
-                [
-                    (policy, clause, subject, unit.value, *window, min(spent, MOST_SPENT))
-                    for (policy, clause, subject, unit, window), spent in balances
-                ],
-            )
-            self._connection.execute(
-                "DELETE FROM spend WHERE rowid IN (SELECT rowid FROM spend WHERE end_s < ? LIMIT ?)",
-                (now_s - KEPT_S, DELETED_AT_ONCE),
-            )
+            self._add(totals)
+            self._connection.execute("DELETE FROM hold")
+            self._connection.executemany("INSERT INTO hold VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", map(self._row, holds))
+            self._connection.execute("UPDATE journal SET generation = ?", (generation,))
+            for table, column in (("spend", "end_s"), ("usage", "hour_s")):
+                self._connection.execute(
+                    f"DELETE FROM {table} WHERE rowid IN (SELECT rowid FROM {table} WHERE {column} < ? LIMIT ?)",  # noqa: S608 - fixed names
+                    (now_s - KEPT_S, DELETED_AT_ONCE),
+                )
+        for done in generations(self._directory):
+            if done < generation:
+                with suppress(OSError):  # it is passed over at the next start, and tried again
+                    path_of(self._directory, done).unlink(missing_ok=True)
+
+    def recover(self, now_s: float) -> Recovery:
+        """Take in the journals of a process that ended, however it did; what it held counts as spent. The next generation is free then."""
+        replay = Replay()
+        (since,) = self._connection.execute("SELECT generation FROM journal").fetchone()
+        for id, _, key, user, model, surface, began_s, expires_s, charges in self._connection.execute("SELECT * FROM hold"):
+            amounts = tuple([(key_of(said), amount) for *said, amount in orjson.loads(charges)])
+            replay.holds[id] = OpenHold(id, Holder(key, user, model, surface), began_s, expires_s, amounts)
+        replay.read_all(self._directory, since=since)
+        for hold in replay.holds.values():
+            replay.totals.recover(hold, now_s)
+        generation = max([since, *generations(self._directory)]) + 1
+        self.take(replay.totals, (), generation, now_s)
+        nanousd = sum(hold.largest(Unit.NANOUSD) for hold in replay.holds.values())
+        return Recovery(generation, holds=len(replay.holds), nanousd=nanousd, lines=replay.lines, damaged=replay.damaged)
+
+    def _add(self, totals: Totals) -> None:
+        self._connection.executemany(
+            f"""INSERT INTO spend VALUES (?, ?, ?, ?, ?, ?, ?)
+            ON CONFLICT DO UPDATE SET spent = {_SUM.format("spent")}""",  # noqa: S608 - numbers of ours
+            [
+                (policy, clause, subject, unit.value, *window, min(spent, MOST_SPENT))
+                for (policy, clause, subject, unit, window), spent in totals.spent.items()
+            ],
+        )
+        self._connection.executemany(
+            f"""INSERT INTO usage VALUES (?, ?, ?, ?, ?, ?, {", ".join("?" * len(COLUMNS))})
+            ON CONFLICT DO UPDATE SET {", ".join(f"{name} = {_SUM.format(name)}" for name in COLUMNS)}""",  # noqa: S608 - fixed names
+            [
+                (hour_s, *holder, source, *(min(number, MOST_SPENT) for number in numbers))
+                for (hour_s, holder, source), numbers in totals.used.items()
+            ],
+        )
+
+    def _row(self, hold: OpenHold) -> tuple[object, ...]:
+        charges = orjson.dumps([[p, c, s, unit.value, *window, amount] for (p, c, s, unit, window), amount in hold.amounts])
+        return hold.id, self.owner, *hold.holder, hold.began_s, hold.expires_s, charges.decode()
 
     def put(self, deliveries: Sequence[Delivery], now_s: float) -> int:
         with self._transaction():
@@ -138,9 +203,9 @@ class Database:
         self._connection.execute("UPDATE page SET done_s = ? WHERE id = ? AND done_s IS NULL", (now_s, id))
 
     def _prepare(self) -> None:
-        # NORMAL: nothing is lost with the process, and at most the last group with the power. FULL costs an fsync for every group.
+        # FULL: a journal is deleted once its sums are here, so they must be on the disk by then. WAL: others may read meanwhile.
         self._connection.execute("PRAGMA journal_mode = WAL")
-        self._connection.execute("PRAGMA synchronous = NORMAL")
+        self._connection.execute("PRAGMA synchronous = FULL")
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()
         if version > len(MIGRATIONS):
             raise unusable(

@@ -6,21 +6,21 @@ says no more than a new one would is forgotten, a few at each call, so that no c
 """
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from math import inf
+from typing import Protocol
 
 from proxy.clock import Clock
+from proxy.errors import StateUnavailable
 from proxy.policy.contract import Balance, Charge, Limit, Rate, Slots, Unit
-from proxy.state.contract import Delivery, Denial
-from proxy.state.counters import Account, Bucket, Calendar, Ledger, Seats, Tally, Window
+from proxy.state.contract import NOBODY, Booking, Delivery, Denial, Holder
+from proxy.state.counters import Account, Bucket, Calendar, Ledger, QuotaHold, Seats, Tally, Window
 
 Key = tuple[str, str, str]  # policy, clause, subject
 Counter = Bucket | Seats | Ledger
 Hold = tuple[Charge, Account]
-QuotaHold = tuple[Charge, Tally]
-Report = Callable[[Sequence[QuotaHold]], None]
 
 # Looked at for each call, and more for each new counter, so that counters at rest leave faster than new ones come.
 SWEPT_PER_CALL = 1
@@ -31,6 +31,16 @@ KEPT = 1024
 
 # A month's budget names its pages by the month's first second: no id can come again once its window and some slack are over.
 KNOWN_S = 40 * 86_400
+
+
+class Keeper(Protocol):
+    """Who writes down what is held of quotas and what came of it."""
+
+    def held(self, reservation: "MemoryReservation", now_s: float) -> None:
+        """Errors: StateUnavailable where it cannot be written; nothing is held then."""
+
+    def settled(self, reservation: "MemoryReservation", spent: Sequence[int], booking: Booking | None) -> None:
+        """spent: of each of its quotas, in their order. Errors: StateUnavailable after close; it is settled all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +56,31 @@ class Spend:
 
 
 class MemoryReservation:
-    """What one call holds in a MemoryStore: each charge with the account that it is held of. quotas: those of windows once more."""
+    """What one call holds in a MemoryStore: each charge with the account that it is held of. quotas: those of windows once more.
 
-    __slots__ = ("_holds", "_quotas", "_store", "_told", "shadowed")
+    id: the keeper's, 0 for none. holder, lasts_s: as in `reserve`.
+    """
+
+    __slots__ = ("_holds", "_store", "_told", "began_s", "holder", "id", "lasts_s", "quotas", "shadowed")
 
     def __init__(
-        self, store: "MemoryStore", holds: Sequence[Hold], quotas: Sequence[QuotaHold], shadowed: tuple[Denial, ...]
+        self,
+        store: "MemoryStore",
+        holds: Sequence[Hold],
+        quotas: Sequence[QuotaHold],
+        shadowed: tuple[Denial, ...],
+        holder: Holder,
+        lasts_s: float,
     ) -> None:
         self._store = store
         self._holds = holds
-        self._quotas = quotas
         self._told: tuple[Balance, ...] | None = None
+        self.quotas = quotas
         self.shadowed = shadowed
+        self.holder = holder
+        self.lasts_s = lasts_s
+        self.began_s = 0.0
+        self.id = 0
 
     def balances(self, *units: Unit) -> tuple[Balance, ...]:
         clock = self._store.clock
@@ -68,17 +91,26 @@ class MemoryReservation:
                 balances.append(account.balance(charge, now_ns, now_s))
         return tuple(balances)
 
-    async def settle(self, used: Mapping[Unit, int]) -> tuple[Balance, ...]:
-        if self._told is None:
-            store = self._store
-            now_ns = store.clock.monotonic_ns()
-            for charge, account in self._holds:
-                held = charge.amount
-                spent = used.get(charge.limit.unit, held)
-                account.settle(held, spent if spent > 0 else 0, now_ns)
-            self._told = store.note(self._quotas, now_ns) if self._quotas else ()
-            store.report(self._quotas)
-        return self._told
+    async def settle(self, used: Mapping[Unit, int], booking: Booking | None = None) -> tuple[Balance, ...]:
+        return self._told if self._told is not None else self.end(used, booking)
+
+    def end(self, used: Mapping[Unit, int], booking: Booking | None) -> tuple[Balance, ...]:
+        """`settle`, at once, for whoever knows that it was not."""
+        store = self._store
+        now_ns = store.clock.monotonic_ns()
+        spent = []
+        for charge, account in self._holds:
+            held = charge.amount
+            amount = used.get(charge.limit.unit, held)
+            if amount < 0:
+                amount = 0
+            account.settle(held, amount, now_ns)
+            if type(account) is Tally:
+                spent.append(amount)
+        told = self._told = store.note(self.quotas, now_ns) if self.quotas else ()
+        if store.keeper is not None:
+            store.keeper.settled(self, spent, booking)
+        return told
 
     def __repr__(self) -> str:
         state = "open" if self._told is None else "settled"
@@ -86,14 +118,11 @@ class MemoryReservation:
 
 
 class MemoryStore:
-    """A StateStore and an Outbox that last as long as the process.
+    """A StateStore and an Outbox that last as long as the process. keeper: who writes it down, None for nobody."""
 
-    report: told of the quotas of each call that has settled, once. What it raises reaches whoever settles; nothing is held by then.
-    """
-
-    def __init__(self, clock: Clock, *, report: Report = lambda quotas: None) -> None:
+    def __init__(self, clock: Clock, *, keeper: Keeper | None = None) -> None:
         self.clock = clock
-        self.report = report
+        self.keeper = keeper
         self._calendar = Calendar()
         self._counters: dict[Key, Counter] = {}
         self._ledgers: dict[Key, Ledger] = {}  # those of the counters that are quotas
@@ -102,7 +131,9 @@ class MemoryStore:
         self._undelivered: dict[str, Delivery] = {}
         self._delivered: dict[str, float] = {}  # id → epoch seconds, oldest first
 
-    async def reserve(self, charges: Sequence[Charge]) -> MemoryReservation | Denial:
+    async def reserve(
+        self, charges: Sequence[Charge], holder: Holder = NOBODY, *, lasts_s: float = 3600.0
+    ) -> MemoryReservation | Denial:
         now_ns, now_s = self.clock.monotonic_ns(), self.clock.wall_s()
         if len(self._round) > KEPT:
             self._forget(SWEPT_PER_CALL, now_ns, now_s)
@@ -130,7 +161,15 @@ class MemoryStore:
                 account.settle(charge.amount, 0, now_ns)
             return max((_denial(*one, now_ns, now_s) for one in over if one[0].enforced), key=_longest)
         shadowed = tuple([_denial(*one, now_ns, now_s) for one in over]) if over else ()
-        return MemoryReservation(self, holds, quotas, shadowed)
+        reservation = MemoryReservation(self, holds, quotas, shadowed, holder, lasts_s)
+        if quotas and self.keeper is not None:
+            try:
+                self.keeper.held(reservation, now_s)
+            except StateUnavailable:
+                for charge, account in holds:
+                    account.settle(charge.amount, 0, now_ns)
+                raise
+        return reservation
 
     def peek(self, charge: Charge) -> Balance:
         now_ns, now_s = self.clock.monotonic_ns(), self.clock.wall_s()

@@ -1,17 +1,16 @@
-"""Limits in memory, money and pages on disk: what a clean restart must find again.
+"""Limits in memory; money, usage and pages on disk: what a restart must find again, however it came about.
 
-A MemoryStore decides. When a call settles, the tally of each of its quotas is noted, and a moment later one thread writes where all
-that were noted stand by then, in one transaction. So no call waits for the disk, and no call is refused because of it. The rule a
-reader could break: a noted tally stays noted until what it says is written, whatever happens to the write or to the tally meanwhile.
+A MemoryStore decides. What a call holds is in the journal before the call goes on, by a write that the kernel takes in a microsecond;
+one thread makes it safe from a loss of power within moments, and gives the database the sums now and then. The rule a reader could
+break: nothing here waits for the disk on a call's way.
 
-    settled ─► unwritten ──50 ms──► written
-                   ▲                   │
-                   └──── 1 s ── failed ┘        close() writes what is left, and says so if it cannot
+    held, settled ─► journal ──20 ms──► synced
+                        └───── 30 s, or 1 MiB ─► sums to the database, a new journal ── failed: again a second later
 """
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -20,23 +19,24 @@ from typing import Any, ParamSpec, TypeVar
 from proxy.clock import Clock
 from proxy.errors import StateUnavailable
 from proxy.policy.contract import Balance, Charge, Limit
-from proxy.state.contract import Delivery, Denial
-from proxy.state.counters import Tally, Window
-from proxy.state.database import Database, SpendKey, unusable
-from proxy.state.memory import MemoryReservation, MemoryStore, QuotaHold, Spend
+from proxy.state.bookkeeper import Bookkeeper
+from proxy.state.contract import NOBODY, Delivery, Denial, Holder
+from proxy.state.counters import Window
+from proxy.state.database import Database, Recovery, unusable
+from proxy.state.memory import MemoryReservation, MemoryStore, Spend
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-GROUP_S = 0.05  # a hundred balances in one transaction cost what three cost alone, and nobody reads the file in between
-RETRY_GROUPS = 20  # how many of these to let pass after a failed write: a second, for a disk that may be full
+GROUP_S = 30.0  # how long sums wait in the journal: reading it back takes as long as it is
+MOST_JOURNAL_BYTES = 1 << 20  # some ten thousand calls, read back in a tenth of a second
+MOST_SUMS = 5_000
+SYNC_S = 0.02  # what a loss of power may cost
+RETRY_S = 1.0  # after a failed write, for a disk that may be full
 
 
 class SqliteStore:
-    """A StateStore and an Outbox for one process on one directory.
-
-    failures: writes that failed so far; each is tried again. `last_failure` says why the last one did.
-    """
+    """A StateStore and an Outbox for one process on one directory. recovery: what it found there."""
 
     def __init__(
         self,
@@ -44,42 +44,61 @@ class SqliteStore:
         clock: Clock,
         *,
         database: Database,
-        spends: Iterable[Spend],
+        recovery: Recovery,
+        spends: Sequence[Spend],
         thread: ThreadPoolExecutor,
         group_s: float,
     ) -> None:
         self._directory = directory
         self._clock = clock
-        self._memory = MemoryStore(clock, report=self._note)
+        self._books = Bookkeeper(directory, clock, generation=recovery.generation, wrote=self._wrote)
+        self._memory = MemoryStore(clock, keeper=self._books)
         self._memory.restore(spends)
         self._database = database
         self._thread = thread
         self._group_s = group_s
         self._loop = asyncio.get_running_loop()
-        self._unwritten: dict[Tally, Charge] = {}  # with a charge that was held of it, which says whose it is
-        self._timer: asyncio.TimerHandle | None = None
+        self._tick: asyncio.TimerHandle | None = None  # of the next sync
+        self._syncing: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None  # of the next writing
         self._writer: asyncio.Task[None] | None = None
+        self._turning = asyncio.Lock()
+        self._turns: set[asyncio.Task[None]] = set()
         self._closed = False
-        self.failures = 0
-        self.last_failure: str | None = None
+        self.recovery = recovery
 
     @classmethod
     async def open(cls, directory: Path, clock: Clock, *, group_s: float = GROUP_S) -> "SqliteStore":
-        """Make or take over a directory, and load what was spent. group_s: how long balances wait for each other.
+        """Make or take over a directory, and load what was spent. group_s: how long sums wait in the journal.
 
         Errors: StateUnavailable when another process uses it, when a newer version wrote it, or when it cannot be read or written.
         """
         thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tollhouse-state")
         try:
-            database, spends = await _on_disk(thread, directory, _load, directory, clock.wall_s())
+            database, recovery, spends = await _on_disk(thread, directory, _load, directory, clock.wall_s())
+            try:
+                return cls(directory, clock, database=database, recovery=recovery, spends=spends, thread=thread, group_s=group_s)
+            except OSError as error:
+                await _on_disk(thread, directory, database.close)
+                raise unusable(f"{directory}: {type(error).__name__}: {error}") from error
         except BaseException:
             thread.shutdown()
             raise
-        return cls(directory, clock, database=database, spends=spends, thread=thread, group_s=group_s)
 
-    def reserve(self, charges: Sequence[Charge]) -> Coroutine[Any, Any, MemoryReservation | Denial]:
+    @property
+    def failures(self) -> int:
+        """Writes that failed so far; each is made good or tried again."""
+        return self._books.failures
+
+    @property
+    def last_failure(self) -> str | None:
+        return self._books.last_failure
+
+    def reserve(
+        self, charges: Sequence[Charge], holder: Holder = NOBODY, *, lasts_s: float = 3600.0
+    ) -> Coroutine[Any, Any, MemoryReservation | Denial]:
         self._check_open()
-        return self._memory.reserve(charges)
+        return self._memory.reserve(charges, holder, lasts_s=lasts_s)
 
     def peek(self, charge: Charge) -> Balance:
         return self._memory.peek(charge)
@@ -93,25 +112,40 @@ class SqliteStore:
         return self._memory.changed()
 
     async def flush(self) -> None:
-        """Write every tally noted so far. Errors: StateUnavailable; they stay noted."""
-        group = [(tally, _key(charge, tally), tally.spent) for tally, charge in self._unwritten.items()]
-        await self._run(self._database.write_spend, [(key, spent) for _, key, spent in group], self._clock.wall_s())
-        for tally, _, spent in group:
-            if tally.spent == spent:  # and not more by now
-                self._unwritten.pop(tally, None)
+        """Give the database all that was written down so far, and begin a new journal. Errors: StateUnavailable; nothing is lost."""
+        # Whoever waits may be cancelled; what the database took or did not take must be known all the same.
+        turning = self._loop.create_task(self._turn())
+        self._turns.add(turning)
+        turning.add_done_callback(self._turns.discard)
+        await asyncio.shield(turning)
+
+    async def _turn(self) -> None:
+        async with self._turning:
+            try:
+                totals, holds, before = self._books.turn()
+            except OSError as error:
+                raise unusable(f"{self._directory}: {type(error).__name__}: {error}") from error
+            try:
+                await self._run(self._database.take, totals, holds, before.generation + 1, self._clock.wall_s())
+            except StateUnavailable:
+                self._books.take_back(totals)
+                raise
+            finally:
+                await self._run(before.close)  # behind a sync that may be under way
 
     async def close(self) -> None:
         if self._closed:
             return
-        self._closed = True
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._closed = self._books.closed = True
+        for timer in (self._timer, self._tick):
+            if timer is not None:
+                timer.cancel()
         try:
             if self._writer is not None:
                 await self._writer
             await self.flush()
         finally:
+            await self._run(self._books.close)
             await self._run(self._database.close)
             self._thread.shutdown()
 
@@ -134,59 +168,77 @@ class SqliteStore:
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open"
         failed = f"{self.failures} failed writes" + (f", the last: {self.last_failure}" if self.last_failure else "")
-        return f"<SqliteStore {self._directory} {state}: {len(self._unwritten)} balances unwritten, {failed}; {self._memory!r}>"
-
-    def _note(self, quotas: Sequence[QuotaHold]) -> None:
-        """Quotas that a call settled, to be written with the next group. Errors: StateUnavailable after close: they would be lost."""
-        for charge, tally in quotas:
-            if tally.spent:
-                self._unwritten[tally] = charge
-                if self._timer is None:  # as after close
-                    self._check_open()
-                    self._write_in(self._group_s)
+        return f"<SqliteStore {self._directory} {state}: {self._books.unwritten} sums unwritten, {failed}; {self._memory!r}>"
 
     def _check_open(self) -> None:
         if self._closed:
             raise unusable(f"the state in {self._directory} is closed")
 
+    # ── in the background ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _wrote(self) -> None:
+        if self._tick is None and not self._closed:
+            self._tick = self._loop.call_later(SYNC_S, self._sync)
+            self._write_in(self._group_s)
+
+    def _sync(self) -> None:
+        """Make the journal safe from a loss of power, in the thread; and have the sums written when it has become long."""
+        self._tick = None
+        books = self._books
+        books.flush()
+        if books.journal.size > MOST_JOURNAL_BYTES or books.unwritten > MOST_SUMS:
+            self._write_now()
+        elif books.journal.dirty and self._syncing is None:
+            self._syncing = asyncio.ensure_future(self._run(books.journal.sync))
+            self._syncing.add_done_callback(self._synced)
+
+    def _synced(self, done: "asyncio.Future[None]") -> None:
+        self._syncing = None
+        if not done.cancelled() and (error := done.exception()) is not None:
+            self._failed(error)
+        if self._books.journal.dirty:
+            self._wrote()
+
     def _write_in(self, delay_s: float) -> None:
         if self._timer is None and self._writer is None and not self._closed:
-            self._timer = self._loop.call_later(delay_s, self._start_writing)
+            self._timer = self._loop.call_later(delay_s, self._write_now)
 
-    def _start_writing(self) -> None:
-        self._timer = None
-        self._writer = self._loop.create_task(self._write())
+    def _write_now(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._writer is None and not self._closed:
+            self._writer = self._loop.create_task(self._write())
 
     async def _write(self) -> None:
-        """One group in the background. A failure is counted and tried again: the call it belongs to is long over."""
+        """A failure is counted and tried again: the calls it belongs to are long over."""
         delay_s = self._group_s
         try:
             await self.flush()
         except StateUnavailable as error:
-            self.failures += 1
-            self.last_failure = error.detail
-            delay_s = RETRY_GROUPS * self._group_s
+            self._failed(error)
+            delay_s = RETRY_S
         finally:
             self._writer = None
-        if self._unwritten:
+        if self._books.unwritten:
             self._write_in(delay_s)
+
+    def _failed(self, error: BaseException) -> None:
+        detail = error.detail if isinstance(error, StateUnavailable) else None
+        self._books.failures += 1
+        self._books.last_failure = detail or f"{self._directory}: {type(error).__name__}: {error}"
 
     async def _run(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         return await _on_disk(self._thread, self._directory, work, *args, **kwargs)
 
 
-def _load(directory: Path, now_s: float) -> tuple[Database, list[Spend]]:
+def _load(directory: Path, now_s: float) -> tuple[Database, Recovery, list[Spend]]:
     database = Database(directory)
     try:
-        return database, database.open_spend(now_s)
+        return database, database.recover(now_s), database.open_spend(now_s)
     except BaseException:
         database.close()
         raise
-
-
-def _key(charge: Charge, tally: Tally) -> SpendKey:
-    limit = charge.limit
-    return limit.policy, limit.clause, charge.subject, limit.unit, tally.window
 
 
 async def _on_disk(thread: ThreadPoolExecutor, directory: Path, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:

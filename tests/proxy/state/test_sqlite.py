@@ -79,15 +79,16 @@ async def until(look: Callable[[], bool]) -> None:
             await asyncio.sleep(0)
 
 
-async def test_a_restart_keeps_what_was_spent_and_forgets_what_was_held(directory: Path, clock: FakeClock) -> None:
+async def test_a_restart_keeps_what_was_spent_and_charges_what_was_still_held(directory: Path, clock: FakeClock) -> None:
     store = await SqliteStore.open(directory, clock)
     await spend(store, money(1000), 700)
-    await hold(store, money(300), slot(), requests(), tokens(10))
+    await hold(store, money(200), slot(), requests(), tokens(10))
     await store.close()
     store = await SqliteStore.open(directory, clock)
-    assert (store.peek(money(0)).spent, store.peek(money(0)).held) == (700, 0)
-    assert isinstance(await store.reserve((money(301),)), Denial)
-    await spend(store, money(300), 300)
+    assert (store.recovery.holds, store.recovery.nanousd, store.recovery.damaged) == (1, 200, 0)
+    assert (store.peek(money(0)).spent, store.peek(money(0)).held) == (900, 0)
+    assert isinstance(await store.reserve((money(101),)), Denial)
+    await spend(store, money(100), 100)
     await store.close()
     assert rows(directory) == [("everyone", 1000)]
 
@@ -177,9 +178,9 @@ async def test_balances_are_written_in_the_background(directory: Path, clock: Fa
 async def test_many_settlements_are_one_row(store: SqliteStore, directory: Path) -> None:
     for _ in range(100):
         await spend(store, money(1), 1)
-    assert "1 balances unwritten" in repr(store)
+    assert "1 sums unwritten" in repr(store)
     await store.flush()
-    assert "0 balances unwritten" in repr(store)
+    assert "0 sums unwritten" in repr(store)
     assert rows(directory) == [("everyone", 100)]
 
 
@@ -195,10 +196,10 @@ async def test_settling_again_writes_nothing_again(store: SqliteStore, directory
 async def test_what_is_spent_while_a_group_is_written_is_written_with_the_next(store: SqliteStore, directory: Path) -> None:
     await spend(store, money(1000), 700)
     writing = asyncio.create_task(store.flush())
-    await asyncio.sleep(0)  # the group is on its way
+    await until(lambda: "0 sums unwritten" in repr(store))  # the group is on its way
     await spend(store, money(1), 1)
     await writing
-    assert "1 balances unwritten" in repr(store)
+    assert "1 sums unwritten" in repr(store)
     await store.flush()
     assert rows(directory) == [("everyone", 701)]
 
@@ -216,15 +217,15 @@ async def test_a_write_that_failed_while_a_tally_moved_on_keeps_all_of_it(store:
     with aside(directory) as other:
         other.execute("ALTER TABLE spend RENAME TO gone")
     writing = asyncio.create_task(store.flush())
-    await asyncio.sleep(0)  # the group is on its way
+    await until(lambda: "0 sums unwritten" in repr(store))  # the group is on its way
     await spend(store, money(100), 5)
     with pytest.raises(StateUnavailable):
         await writing
-    assert "1 balances unwritten" in repr(store)
+    assert "2 sums unwritten" in repr(store), "of before and after"
     with aside(directory) as other:
         other.execute("ALTER TABLE gone RENAME TO spend")
     await store.flush()
-    assert "0 balances unwritten" in repr(store)
+    assert "0 sums unwritten" in repr(store)
     assert rows(directory) == [("everyone", 75)]
 
 
@@ -240,7 +241,7 @@ async def test_a_tally_that_came_back_while_another_of_its_window_waits_loses_ne
     await spend(store, money(1), 2)
     await held.settle({Unit.NANOUSD: 70})
     await store.flush()
-    assert rows(directory)[0] == ("everyone", 70)
+    assert rows(directory)[0] == ("everyone", 72)
 
 
 async def test_a_call_over_midnight_is_written_to_the_day_that_held_it(
@@ -254,14 +255,14 @@ async def test_a_call_over_midnight_is_written_to_the_day_that_held_it(
     assert rows(directory) == [("everyone", 700), ("everyone", 5)]
 
 
-async def test_what_was_written_is_never_lowered(store: SqliteStore, directory: Path) -> None:
+async def test_what_is_written_is_added_to_what_is_there(store: SqliteStore, directory: Path) -> None:
     await spend(store, money(1000), 700)
     await store.flush()
     with aside(directory) as other:
         other.execute("UPDATE spend SET spent = 900")
     await spend(store, money(100), 50)
     await store.flush()
-    assert rows(directory) == [("everyone", 900)]
+    assert rows(directory) == [("everyone", 950)]
 
 
 async def test_an_absurd_spend_is_written_as_the_most_that_fits(store: SqliteStore, directory: Path) -> None:
@@ -291,12 +292,12 @@ async def test_a_failed_write_is_counted_kept_and_made_good(directory: Path, clo
     await spend(store, money(1), 1)  # calls go on
     seen = store.failures
     await until(lambda: store.failures > seen + 2)
-    assert "1 balances unwritten" in repr(store)
+    assert "1 sums unwritten" in repr(store)
     assert f"failed writes, the last: {directory}: OperationalError: no such table: spend" in repr(store)
     with aside(directory) as other:
         other.execute("ALTER TABLE gone RENAME TO spend")
     await until(lambda: rows(directory) == [("everyone", 701)])
-    await until(lambda: "0 balances unwritten" in repr(store))
+    await until(lambda: "0 sums unwritten" in repr(store))
     await store.close()
 
 
@@ -308,7 +309,7 @@ async def test_closing_says_what_it_could_not_write_and_lets_go_of_the_directory
     with pytest.raises(StateUnavailable) as caught:
         await store.close()
     assert caught.value.detail == f"{directory}: OperationalError: no such table: spend"
-    assert "closed: 1 balances unwritten" in repr(store)
+    assert "closed: 1 sums unwritten" in repr(store)
     with aside(directory) as other:
         other.execute("ALTER TABLE gone RENAME TO spend")
     await (await SqliteStore.open(directory, clock)).close()
@@ -385,7 +386,7 @@ async def test_a_directory_that_cannot_be_made_is_refused(tmp_path: Path, clock:
 async def test_nobody_else_may_read_the_state(store: SqliteStore, directory: Path) -> None:
     await spend(store, money(1), 1)
     await store.flush()
-    files = dict.fromkeys(["lock", "state.sqlite3", "state.sqlite3-wal", "state.sqlite3-shm"], 0o600)
+    files = dict.fromkeys(["lock", "journal-2", "state.sqlite3", "state.sqlite3-wal", "state.sqlite3-shm"], 0o600)
     assert modes(directory) == {"state": 0o700, **files}
 
 

@@ -1,0 +1,152 @@
+"""Writes down what calls hold and what came of it: in the journal line by line, and in sums for the database.
+
+    held ─────► journal, at once ──────────┐ turn: a new journal begins, and the sums so far with all
+    settled ──► journal, soon; sums ───────┘ that is open are handed out, which is where it begins
+
+The rule a reader could break: the sums and the journals since the last turn that the database took say the same. Where the journal
+could not be written the sums know more, and until the next turn only this process does.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from proxy.clock import Clock
+from proxy.errors import StateUnavailable
+from proxy.policy.contract import Charge
+from proxy.state.contract import Booking
+from proxy.state.counters import Tally
+from proxy.state.database import unusable
+from proxy.state.journal import Journal, path_of
+from proxy.state.memory import MemoryReservation
+from proxy.state.totals import OpenHold, SpendKey, Totals, hour_of, numbers_of
+
+
+class Bookkeeper:
+    """A `Keeper` for one directory. wrote: called whenever something was written down.
+
+    failures: writes of the journal that failed; last_failure: why the last one did. open_holds: by id.
+    """
+
+    def __init__(self, directory: Path, clock: Clock, *, generation: int, wrote: Callable[[], None]) -> None:
+        """Errors: OSError."""
+        self._directory = directory
+        self._clock = clock
+        self._wrote = wrote
+        self._totals = Totals()
+        self._spent: dict[Tally, int] = {}
+        self._last_id = 0
+        self.journal = Journal(directory, generation)
+        self.open_holds: dict[int, MemoryReservation] = {}
+        self.closed = False
+        self.failures = 0
+        self.last_failure: str | None = None
+
+    def __repr__(self) -> str:
+        return f"<Bookkeeper {len(self.open_holds)} holds, {self.unwritten} sums; {self.journal!r}>"
+
+    @property
+    def unwritten(self) -> int:
+        """Sums that the database has yet to be given."""
+        return len(self._spent) + len(self._totals.spent) + len(self._totals.used)
+
+    def held(self, reservation: MemoryReservation, now_s: float) -> None:
+        """As the Keeper's. Where the journal cannot be written, what never refuses is held all the same."""
+        for charge, tally in reservation.quotas:
+            if tally.key is None:
+                tally.key = _key(charge, tally)
+        id = self._last_id + 1
+        try:
+            self.journal.hold(id, reservation.holder, now_s, now_s + reservation.lasts_s, reservation.quotas)
+        except OSError as error:
+            self.failed(error)
+            if any(charge.enforced for charge, _ in reservation.quotas):
+                raise unusable(f"{self._directory}: {type(error).__name__}: {error}") from error
+            return
+        self._last_id = reservation.id = id
+        reservation.began_s = now_s
+        self.open_holds[id] = reservation
+        self._wrote()
+
+    def settled(self, reservation: MemoryReservation, spent: Sequence[int], booking: Booking | None) -> None:
+        """As the Keeper's. A booking may be late, but no more than was held may be missing, so what is more is written at once."""
+        self.open_holds.pop(reservation.id, None)
+        if self.closed:
+            raise unusable(f"the state in {self._directory} is closed")
+        more = False
+        for (charge, tally), amount in zip(reservation.quotas, spent, strict=True):
+            self._spent[tally] = self._spent.get(tally, 0) + amount
+            more = more or amount > charge.amount
+        id, holder = reservation.id, reservation.holder
+        hour_s = 0
+        if booking is not None:
+            hour_s = hour_of(self._clock.wall_s())
+            self._totals.use((hour_s, holder, booking.source), numbers_of(booking))
+        if reservation.quotas and not id:
+            self.journal.spend(holder, [(tally, amount) for (_, tally), amount in zip(reservation.quotas, spent, strict=True)])
+        self.journal.settle(id, spent, hour_s, holder, booking)
+        if more:
+            self.flush()
+        self._wrote()
+
+    def flush(self) -> None:
+        """Write to the journal what is only noted. A failure is counted: the sums have it."""
+        try:
+            self.journal.flush()
+        except OSError as error:
+            self.failed(error)
+
+    def turn(self) -> tuple[Totals, list[OpenHold], Journal]:
+        """Begin a new journal. The sums of those before it, what is open where it begins, and the last of them. Errors: OSError."""
+        following = Journal(self._directory, self.journal.generation + 1)
+        now_s = self._clock.wall_s()
+        for reservation in [one for one in self.open_holds.values() if one.began_s + one.lasts_s < now_s]:
+            self._expire(reservation)
+        self.flush()
+        before, self.journal = self.journal, following
+        totals, self._totals = self._totals, Totals()
+        for tally, amount in self._spent.items():
+            if amount:
+                assert tally.key is not None
+                totals.spend(tally.key, amount)
+        self._spent = {}
+        return totals, [_open_hold(reservation) for reservation in self.open_holds.values()], before
+
+    def take_back(self, totals: Totals) -> None:
+        """What `turn` handed out could not be written; the journals have it still, or the next turn will."""
+        totals.add(self._totals)
+        self._totals = totals
+
+    def close(self) -> None:
+        """After the last turn: let go of the journal, and of its file where nothing was written to it. Errors: OSError."""
+        self.journal.close()
+        if not self.journal.size:
+            path_of(self._directory, self.journal.generation).unlink(missing_ok=True)
+
+    def failed(self, error: Exception) -> None:
+        self.failures += 1
+        self.last_failure = f"{self._directory}: {type(error).__name__}: {error}"
+
+    def _expire(self, reservation: MemoryReservation) -> None:
+        """Nobody's call any more, though nobody said so: what it held counts as spent."""
+        lost = Totals()
+        lost.recover(_open_hold(reservation), self._clock.wall_s())
+        lost.spent.clear()  # the settlement below has it
+        self._totals.add(lost)
+        try:
+            reservation.end({}, None)
+        except StateUnavailable as error:
+            self.failed(error)
+
+
+def _open_hold(reservation: MemoryReservation) -> OpenHold:
+    amounts = []
+    for charge, tally in reservation.quotas:
+        assert tally.key is not None
+        amounts.append((tally.key, charge.amount))
+    began_s = reservation.began_s
+    return OpenHold(reservation.id, reservation.holder, began_s, began_s + reservation.lasts_s, tuple(amounts))
+
+
+def _key(charge: Charge, tally: Tally) -> SpendKey:
+    limit = charge.limit
+    return limit.policy, limit.clause, charge.subject, limit.unit, tally.window

@@ -1,0 +1,91 @@
+"""What was spent and used since some moment, summed up: what the journal amounts to, and what the database is given.
+
+The rule a reader could break: these are differences, so each is given to the database once; the generation of the journal that they
+come from is written with them, and that is how a restart knows.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from proxy.policy.contract import Unit
+from proxy.state.contract import Booking, Holder
+from proxy.state.counters import Window
+
+SpendKey = tuple[str, str, str, Unit, Window]  # policy, clause, subject, unit, window
+UsageKey = tuple[int, Holder, str]  # epoch second of the UTC hour, who, source
+HOUR_S = 3600
+# Columns of a sum: calls, then the classes of Usage, then nanodollars.
+COLUMNS = (
+    "calls",
+    "input_tokens",
+    "cached_tokens",
+    "cache_write_tokens",
+    "audio_input_tokens",
+    "output_tokens",
+    "reasoning_tokens",
+    "audio_output_tokens",
+    "cost_nanousd",
+)
+
+
+@dataclass(eq=False, slots=True)
+class OpenHold:
+    """What a call holds that has not ended. amounts: of each quota that it is held of. began_s, expires_s: epoch seconds."""
+
+    id: int
+    holder: Holder
+    began_s: float
+    expires_s: float
+    amounts: tuple[tuple[SpendKey, int], ...]
+
+    def largest(self, unit: Unit) -> int:
+        """The most that is held in a unit of any one quota; 0 where none is."""
+        return max((amount for key, amount in self.amounts if key[3] is unit), default=0)
+
+
+@dataclass(eq=False, slots=True)
+class Totals:
+    """spent: by quota; used: sums by hour, holder and source, in the order of COLUMNS."""
+
+    spent: dict[SpendKey, int] = field(default_factory=dict)
+    used: dict[UsageKey, list[int]] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.spent or self.used)
+
+    def spend(self, key: SpendKey, amount: int) -> None:
+        self.spent[key] = self.spent.get(key, 0) + amount
+
+    def use(self, key: UsageKey, numbers: Iterable[int]) -> None:
+        """numbers: one for each of COLUMNS."""
+        sums = self.used.get(key)
+        if sums is None:
+            self.used[key] = list(numbers)
+        else:
+            for at, number in enumerate(numbers):
+                sums[at] += number
+
+    def add(self, other: "Totals") -> None:
+        for key, amount in other.spent.items():
+            self.spend(key, amount)
+        for usage_key, numbers in other.used.items():
+            self.use(usage_key, numbers)
+
+    def recover(self, hold: OpenHold, now_s: float) -> None:
+        """Settle what a dead process held: at all of it, since nobody knows how much of it was used."""
+        for key, amount in hold.amounts:
+            self.spend(key, amount)
+        numbers = dict.fromkeys(COLUMNS, 0) | {"calls": 1, "cost_nanousd": hold.largest(Unit.NANOUSD)}
+        self.use((hour_of(now_s), hold.holder, "recovered"), numbers.values())
+
+
+def numbers_of(booking: Booking) -> Iterator[int]:
+    """One call, in the order of COLUMNS."""
+    yield 1
+    for name in COLUMNS[1:-1]:
+        yield getattr(booking.usage, name)
+    yield booking.cost_nanousd
+
+
+def hour_of(now_s: float) -> int:
+    return int(now_s) // HOUR_S * HOUR_S

@@ -1,0 +1,276 @@
+"""Reserve, settle, write, crash and open again, in any order: the books balance after every step."""
+
+import asyncio
+import resource
+import shutil
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from proxy.call import Usage
+from proxy.errors import StateUnavailable
+from proxy.policy.contract import Quota, Unit
+from proxy.state.contract import Booking, Denial, Holder, Reservation
+from proxy.state.journal import generations, path_of
+from proxy.state.sqlite import SqliteStore
+from tests.clock import FakeClock
+from tests.proxy.state.limits import money, requests
+
+ADA = Holder("web", "ada", "gpt-4.1", "chat")
+LIMIT = 5000
+QUOTA = Quota(LIMIT, "day", "UTC")
+NEVER_S = 1e6
+
+
+@dataclass(frozen=True)
+class Reserve:
+    amount: int
+
+
+@dataclass(frozen=True)
+class Settle:
+    """used: parts of 100 of what was held; more than that is what an upstream may report all the same."""
+
+    which: int
+    used: int
+
+
+@dataclass(frozen=True)
+class Crash:
+    """cut: bytes missing at the end of the journal, as after a loss of power; 0 after a kill."""
+
+    cut: int
+
+
+class Flush:
+    pass
+
+
+class Reopen:
+    pass
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.builds(Reserve, st.integers(1, 900)),
+        st.builds(Reserve, st.integers(1, 900)),
+        st.builds(Settle, st.integers(0, 50), st.integers(0, 130)),
+        st.builds(Crash, st.sampled_from([0, 0, 1, 30, 200])),
+        st.builds(Flush),
+        st.builds(Reopen),
+    ),
+    max_size=30,
+)
+
+
+class Books:
+    """The store under test and what must be in it. least, most: of what is spent, while a crash may have lost settlements."""
+
+    def __init__(self, clock: FakeClock, directory: Path) -> None:
+        self.clock = clock
+        self.directory = directory
+        self.least = self.most = 0
+        self.running: list[tuple[Reservation, int]] = []
+
+    async def open(self) -> None:
+        self.store = await SqliteStore.open(self.directory, self.clock, group_s=NEVER_S)
+
+    def check(self) -> None:
+        balance = self.store.peek(money(0, quota=QUOTA))
+        assert self.least <= balance.spent <= self.most
+        assert balance.held == sum(held for _, held in self.running)
+        assert balance.remaining == max(0, LIMIT - balance.spent - balance.held)
+
+    async def step(self, step: object) -> None:
+        if isinstance(step, Reserve):
+            fits = step.amount <= self.store.peek(money(0, quota=QUOTA)).remaining
+            held = await self.store.reserve((money(step.amount, quota=QUOTA), requests()), ADA)
+            if not isinstance(held, Denial):
+                assert fits
+                self.running.append((held, step.amount))
+            else:
+                assert not fits or held.charge.limit.unit is Unit.REQUESTS
+                self.clock.advance(60)
+        elif isinstance(step, Settle) and self.running:
+            reservation, held = self.running.pop(step.which % len(self.running))
+            used = held * step.used // 100
+            await reservation.settle({Unit.NANOUSD: used}, Booking(Usage(1, 1), "reported", used))
+            self.least, self.most = self.least + used, self.most + max(used, held)
+        elif isinstance(step, Flush):
+            await self.store.flush()
+        elif isinstance(step, Reopen):
+            await self.store.close()
+            await self.after_the_end()
+        elif isinstance(step, Crash):
+            await self.crash(step.cut)
+        self.check()
+
+    async def crash(self, cut: int) -> None:
+        """The process is gone: what is on the disk now is what there is."""
+        image = self.directory.with_name(f"{self.directory.name}+")
+        shutil.copytree(self.directory, image)
+        await self.store.close()
+        self.directory = image
+        if cut:  # the machine went with it, and the last lines were not safe: what they held, and nothing else, may be lost
+            last = path_of(image, generations(image)[-1])
+            whole = last.read_bytes()
+            lost = whole[max(0, len(whole) - cut) :]
+            last.write_bytes(whole[: len(whole) - len(lost)])
+            if lost:
+                self.least = 0
+        await self.after_the_end()
+
+    async def after_the_end(self) -> None:
+        held = sum(amount for _, amount in self.running)
+        self.least, self.most = (self.least + held if self.least else 0), self.most + held
+        self.running.clear()
+        await self.open()
+        assert self.store.recovery.damaged <= 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(STEPS)
+def test_the_books_balance_after_every_step(steps: Sequence[object]) -> None:
+    async def run(directory: Path) -> None:
+        books = Books(FakeClock(), directory)
+        await books.open()
+        try:
+            for step in steps:
+                await books.step(step)
+        finally:
+            await books.store.close()
+
+    with TemporaryDirectory() as directory:
+        asyncio.run(run(Path(directory) / "state"))
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return tmp_path / "state"
+
+
+async def image(store: SqliteStore, directory: Path, clock: FakeClock) -> SqliteStore:
+    """What another process finds if this one is killed now."""
+    copy = directory.with_name(f"image{len(list(directory.parent.iterdir()))}")
+    shutil.copytree(directory, copy)
+    return await SqliteStore.open(copy, clock)
+
+
+def rename(directory: Path, table: str, name: str) -> None:
+    with closing(sqlite3.connect(directory / "state.sqlite3", isolation_level=None)) as connection:
+        connection.execute(f"ALTER TABLE {table} RENAME TO {name}")
+
+
+def used_by(directory: Path) -> list[tuple[str, str, int, int]]:
+    with closing(sqlite3.connect(directory / "state.sqlite3")) as connection:
+        return connection.execute("SELECT user, source, calls, cost_nanousd FROM usage ORDER BY source").fetchall()
+
+
+async def test_a_kill_charges_what_was_held_and_says_so(directory: Path, clock: FakeClock) -> None:
+    store = await SqliteStore.open(directory, clock)
+    for amount in (100, 20):
+        assert not isinstance(await store.reserve((money(amount),), ADA), Denial)
+    after = await image(store, directory, clock)
+    assert (after.recovery.holds, after.recovery.nanousd) == (2, 120)
+    assert (after.peek(money(0)).spent, after.peek(money(0)).held) == (120, 0)
+    await after.close()
+    again = await SqliteStore.open(directory.with_name("image1"), clock)
+    assert (again.recovery.holds, again.peek(money(0)).spent) == (0, 120), "once"
+    await again.close()
+    assert used_by(directory.with_name("image1")) == [("ada", "recovered", 2, 120)]
+    await store.close()
+
+
+async def test_a_kill_between_a_new_journal_and_the_database_counts_everything_once(directory: Path, clock: FakeClock) -> None:
+    store = await SqliteStore.open(directory, clock, group_s=NEVER_S)
+    held = await store.reserve((money(100),), ADA)
+    over = await store.reserve((money(50),), ADA)
+    assert not isinstance(held, Denial)
+    assert not isinstance(over, Denial)
+    await over.settle({Unit.NANOUSD: 40}, Booking(Usage(1, 1), "reported", 40))
+    rename(directory, "hold", "gone")
+    with pytest.raises(StateUnavailable):
+        await store.flush()  # a new journal has begun, and the database knows nothing of it
+    await held.settle({Unit.NANOUSD: 70}, Booking(Usage(1, 1), "reported", 70))
+    assert not isinstance(await store.reserve((money(5),), ADA), Denial)
+    assert len(generations(directory)) == 2
+    killed = directory.with_name("killed")
+    shutil.copytree(directory, killed)
+    for each in (directory, killed):
+        rename(each, "gone", "hold")
+    after = await SqliteStore.open(killed, clock)
+    assert after.peek(money(0)).spent == 40 + 70 + 5
+    await after.close()
+    await store.close()
+
+
+async def test_calls_that_hold_no_money_are_in_the_books_too(directory: Path, clock: FakeClock) -> None:
+    store = await SqliteStore.open(directory, clock)
+    held = await store.reserve((requests(),), ADA)
+    assert not isinstance(held, Denial)
+    await held.settle({}, Booking(Usage(3, 4), "counted", 9))
+    await store.close()
+    assert used_by(directory) == [("ada", "counted", 1, 9)]
+
+
+async def test_a_hold_that_nobody_ends_is_charged_when_its_time_is_over(directory: Path, clock: FakeClock) -> None:
+    store = await SqliteStore.open(directory, clock, group_s=NEVER_S)
+    held = await store.reserve((money(100),), ADA, lasts_s=50)
+    clock.advance(49)
+    await store.flush()
+    assert store.peek(money(0)).held == 100
+    clock.advance(2)
+    await store.flush()
+    assert (store.peek(money(0)).spent, store.peek(money(0)).held) == (100, 0)
+    assert not isinstance(held, Denial)
+    await held.settle({Unit.NANOUSD: 1})
+    assert store.peek(money(0)).spent == 100, "it is settled once"
+    await store.close()
+    assert used_by(directory) == [("ada", "recovered", 1, 100)]
+
+
+@pytest.mark.parametrize("enforced", [True, False])
+async def test_where_a_hold_cannot_be_written_a_limit_refuses_and_an_alarm_counts(
+    directory: Path, clock: FakeClock, enforced: bool
+) -> None:
+    store = await SqliteStore.open(directory, clock, group_s=NEVER_S)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        if enforced:
+            with pytest.raises(StateUnavailable):
+                await store.reserve((money(100), requests()), ADA)
+            assert (store.peek(money(0)).held, store.peek(requests()).remaining) == (0, 10)
+        else:
+            held = await store.reserve((money(100, enforced=False), requests()), ADA)
+            assert not isinstance(held, Denial)
+            await held.settle({Unit.NANOUSD: 60}, Booking(Usage(1, 1), "reported", 60))
+            assert store.peek(money(0)).spent == 60
+        assert store.failures > 0
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    held = await store.reserve((money(7),), ADA)
+    assert not isinstance(held, Denial), "the disk has room again"
+    await store.close()
+    after = await SqliteStore.open(directory, clock)
+    assert after.peek(money(0)).spent == (7 if enforced else 67)
+    await after.close()
+
+
+async def test_a_long_journal_is_given_to_the_database_without_being_told(directory: Path, clock: FakeClock) -> None:
+    store = await SqliteStore.open(directory, clock, group_s=NEVER_S)
+    first = generations(directory)
+    async with asyncio.timeout(60):
+        while generations(directory) == first:
+            held = await store.reserve((money(1, quota=Quota(10**9, "day", "UTC")),), ADA)
+            assert not isinstance(held, Denial)
+            await held.settle({Unit.NANOUSD: 1}, Booking(Usage(1, 1), "reported", 1))
+            await asyncio.sleep(0)
+    await store.close()
