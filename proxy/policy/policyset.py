@@ -57,7 +57,7 @@ class UpstreamConfig:
     forward_headers: tuple[str, ...] = ()
 
 
-_SLACK_S = 60.0  # for the body, the tokenizer and the sweep
+_SLACK_S = 60  # for the body, the tokenizer and the sweep
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,14 +140,14 @@ class PolicySet:
     pages: Mapping[str, PageSink]
     policies: tuple[Policy, ...]
     source: Reading
-    longest_s: float = field(init=False)
+    longest_s: int = field(init=False)
     _plans: dict[tuple[str, str, str | None], Plan] = field(default_factory=dict)
     _steady: dict[tuple[Plan, Principal, str | None], tuple[Charge, ...]] = field(default_factory=dict)
     _limits: dict[tuple[str, str], tuple[int, str | None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         tries = sum(config.attempts * config.timeouts.total for config in self.upstreams.values())
-        object.__setattr__(self, "longest_s", tries + _SLACK_S)
+        object.__setattr__(self, "longest_s", round(tries) + _SLACK_S)
 
     def __repr__(self) -> str:
         return (

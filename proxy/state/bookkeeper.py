@@ -7,18 +7,18 @@ The rule a reader could break: the sums and the journals since the last turn tha
 could not be written the sums know more, and until the next turn only this process does.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from proxy.clock import Clock
 from proxy.errors import StateUnavailable
-from proxy.policy.contract import Charge
+from proxy.policy.contract import Charge, Unit
 from proxy.state.contract import Booking
 from proxy.state.counters import Tally
 from proxy.state.database import unusable
 from proxy.state.journal import Journal, path_of
 from proxy.state.memory import MemoryReservation
-from proxy.state.totals import OpenHold, SpendKey, Totals, hour_of, numbers_of
+from proxy.state.totals import OpenHold, SpendKey, Totals, hour_of
 
 
 class Bookkeeper:
@@ -34,6 +34,9 @@ class Bookkeeper:
         self._wrote = wrote
         self._totals = Totals()
         self._spent: dict[Tally, int] = {}
+        self._ended: list[
+            tuple[MemoryReservation, Mapping[Unit, int], Booking | None]
+        ] = []  # what was settled and is yet to be written
         self._last_id = 0
         self.journal = Journal(directory, generation)
         self.open_holds: dict[int, MemoryReservation] = {}
@@ -46,52 +49,63 @@ class Bookkeeper:
 
     @property
     def unwritten(self) -> int:
-        """Sums that the database has yet to be given."""
-        return len(self._spent) + len(self._totals.spent) + len(self._totals.used)
+        """What the database has yet to be given: sums, and calls that ended and are not in them yet."""
+        return len(self._ended) + len(self._spent) + len(self._totals.spent) + len(self._totals.used)
 
     def held(self, reservation: MemoryReservation, now_s: float) -> None:
         """As the Keeper's. Where the journal cannot be written, what never refuses is held all the same."""
-        for charge, tally in reservation.quotas:
+        quotas = reservation.quotas
+        for charge, tally in quotas:
             if tally.key is None:
                 tally.key = _key(charge, tally)
         id = self._last_id + 1
+        began_s = int(now_s)
         try:
-            self.journal.hold(id, reservation.holder, now_s, now_s + reservation.lasts_s, reservation.quotas)
+            self.journal.hold(id, reservation.holder, began_s, began_s + reservation.lasts_s, quotas)
         except OSError as error:
             self.failed(error)
-            if any(charge.enforced for charge, _ in reservation.quotas):
+            if any(charge.enforced for charge, _ in quotas):
                 raise unusable(f"{self._directory}: {type(error).__name__}: {error}") from error
             return
         self._last_id = reservation.id = id
-        reservation.began_s = now_s
+        reservation.began_s = began_s
         self.open_holds[id] = reservation
         self._wrote()
 
-    def settled(self, reservation: MemoryReservation, spent: Sequence[int], booking: Booking | None) -> None:
-        """As the Keeper's. A booking may be late, but no more than was held may be missing, so what is more is written at once."""
+    def settled(self, reservation: MemoryReservation, used: Mapping[Unit, int], booking: Booking | None, *, over: bool) -> None:
+        """As the Keeper's. Until it is written the hold stands for it, so only what is more than that is written at once."""
         self.open_holds.pop(reservation.id, None)
         if self.closed:
             raise unusable(f"the state in {self._directory} is closed")
-        more = False
-        for (charge, tally), amount in zip(reservation.quotas, spent, strict=True):
-            self._spent[tally] = self._spent.get(tally, 0) + amount
-            more = more or amount > charge.amount
-        id, holder = reservation.id, reservation.holder
-        hour_s = 0
-        if booking is not None:
-            hour_s = hour_of(self._clock.wall_s())
-            self._totals.use((hour_s, holder, booking.source), numbers_of(booking))
-        if reservation.quotas and not id:
-            self.journal.spend(holder, [(tally, amount) for (_, tally), amount in zip(reservation.quotas, spent, strict=True)])
-        self.journal.settle(id, spent, hour_s, holder, booking)
-        if more:
+        self._ended.append((reservation, used, booking))
+        if over:
             self.flush()
         self._wrote()
 
     def flush(self) -> None:
-        """Write to the journal what is only noted. A failure is counted: the sums have it."""
+        """Sum up what ended, and write it to the journal. A failure to write is counted: the sums have it."""
+        if not self._ended:
+            return
+        ended, self._ended = self._ended, []
+        hour_s = hour_of(self._clock.wall_s())
+        fresh, spent = Totals(), self._spent
+        settled: list[tuple[int, list[int]]] = []
+        loose: list[tuple[Tally, int]] = []
+        for reservation, used, booking in ended:
+            if booking is not None:
+                fresh.book((hour_s, reservation.holder, booking.source), booking)
+            amounts = []
+            for charge, tally in reservation.quotas:
+                amount = max(0, used.get(charge.limit.unit, charge.amount))
+                spent[tally] = spent.get(tally, 0) + amount
+                amounts.append(amount)
+                if not reservation.id:
+                    loose.append((tally, amount))
+            if reservation.id:
+                settled.append((reservation.id, amounts))
+        self._totals.add(fresh)
         try:
-            self.journal.flush()
+            self.journal.end(settled, loose, fresh.used)
         except OSError as error:
             self.failed(error)
 

@@ -64,7 +64,7 @@ class Reservation(Protocol):
 
 
 class StateStore(Protocol):
-    async def reserve(self, charges: Sequence[Charge], holder: Holder = NOBODY, *, lasts_s: float = 3600.0) -> Reservation | Denial:
+    async def reserve(self, charges: Sequence[Charge], holder: Holder = NOBODY, *, lasts_s: int = 3600) -> Reservation | Denial:
         """Hold all charges or none. A charge that is not enforced is counted and never denies.
 
         lasts_s: how long the call can last at most; a hold that is older is nobody's, and counts as spent.

@@ -1,8 +1,8 @@
-"""The journal: one line for each hold before its call goes on, and one for each settlement, until the database has them.
+"""The journal: one line for each hold before its call goes on, and a few for all that ended in a moment, until the database has them.
 
-    K n json        quota n is …          S id amounts hour source numbers    a hold is over: what was spent of each of its quotas, and used
-    W n json        holder n is …         U w hour source numbers             a call without a hold used so much
-    H id w began expires quota:amount…    D w quota:amount…                   spent without a hold
+    K n json                              quota n is …         S id:amount,… id:amount,…   holds are over: spent of each quota
+    W n json                              holder n is …        U w hour source numbers     a holder's calls used so much
+    H id w began expires quota:amount …   a call holds …       D quota:amount …            spent without a hold
 
 A line begins with its CRC-32, so that one that was torn or has rotted is told from the others. What was written is safe from the death
 of this process at once, since the kernel has it, and from that of the machine after the next `sync`. The rule a reader could break: a
@@ -10,15 +10,15 @@ hold is written before anything that it allows is done; a settlement may wait, f
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from zlib import crc32
 
 import orjson
 
-from proxy.state.contract import Booking, Holder
+from proxy.state.contract import Holder
 from proxy.state.counters import QuotaHold, Tally
-from proxy.state.totals import numbers_of
+from proxy.state.totals import UsageKey
 
 _PREFIX = "journal-"
 
@@ -36,15 +36,14 @@ def generations(directory: Path) -> list[int]:
 class Journal:
     """The file that is appended to, of one generation. Plain calls; `sync` blocks for milliseconds and may run in a thread.
 
-    size: bytes written. dirty: something was written since the last sync began. Errors of all that writes: OSError; the lines are
-    not in the file then.
+    size: bytes written. dirty: something was written since the last sync began. Errors of all that writes: OSError; what was to be
+    written is not in the file then.
     """
 
-    __slots__ = ("_broken", "_fd", "_gathered", "_holders", "_quotas", "dirty", "generation", "size")
+    __slots__ = ("_broken", "_fd", "_holders", "_quotas", "dirty", "generation", "size")
 
     def __init__(self, directory: Path, generation: int) -> None:
         self._fd = os.open(path_of(directory, generation), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self._gathered: list[bytes] = []
         self._quotas: dict[Tally, int] = {}
         self._holders: dict[Holder, int] = {}
         self._broken = False
@@ -53,33 +52,51 @@ class Journal:
         self.dirty = False
 
     def __repr__(self) -> str:
-        return f"<Journal {self.generation}: {self.size} bytes, {len(self._gathered)} lines to write>"
+        return f"<Journal {self.generation}: {self.size} bytes>"
 
-    def hold(self, id: int, holder: Holder, began_s: float, expires_s: float, quotas: Sequence[QuotaHold]) -> None:
+    def hold(self, id: int, holder: Holder, began_s: int, expires_s: int, quotas: Sequence[QuotaHold]) -> None:
         """Write that a call holds so much of these quotas, each of which has a key."""
-        words = b"".join([b" %d:%d" % (self._quota(tally), charge.amount) for charge, tally in quotas])
-        self._gathered.append(_line(b"H %d %d %d %d%b" % (id, self._holder(holder), began_s, expires_s, words)))
-        self.flush()
+        new: list[bytes] = []
+        who = self._holders.get(holder)
+        if who is None:
+            who = self._holder(holder, new)
+        if len(quotas) == 1:
+            charge, tally = quotas[0]
+            quota = self._quotas.get(tally)
+            if quota is None:
+                quota = self._quota(tally, new)
+            words = b"H %d %d %d %d %d:%d" % (id, who, began_s, expires_s, quota, charge.amount)
+        else:
+            held = b"".join([b" %d:%d" % (self._quota(tally, new), charge.amount) for charge, tally in quotas])
+            words = b"H %d %d %d %d%b" % (id, who, began_s, expires_s, held)
+        line = b"%08x %b\n" % (crc32(words), words)
+        self._write(b"".join((*new, line)) if new else line)
 
-    def settle(self, id: int, spent: Sequence[int], hour_s: int, holder: Holder, booking: Booking | None) -> None:
-        """Note that a hold is over. spent: of each of its quotas, in their order. It is written with what comes next, or by `flush`."""
-        used = _used(hour_s, booking)
-        if id:
-            words = b" ".join([b"%d" % amount for amount in spent])
-            self._gathered.append(_line(b"S %d %b%b" % (id, words, used)))
-        elif used:
-            self._gathered.append(_line(b"U %d%b" % (self._holder(holder), used)))
+    def end(
+        self,
+        settled: Sequence[tuple[int, Sequence[int]]],
+        spent: Sequence[tuple[Tally, int]],
+        used: Mapping[UsageKey, Sequence[int]],
+    ) -> None:
+        """Write what ended.
 
-    def spend(self, holder: Holder, spent: Sequence[tuple[Tally, int]]) -> None:
-        """Note what was spent without a hold."""
-        words = b"".join([b" %d:%d" % (self._quota(tally), amount) for tally, amount in spent])
-        self._gathered.append(_line(b"D %d%b" % (self._holder(holder), words)))
+        settled: ids of holds, each with what was spent of its quotas, in their order; spent: what was spent without a hold; used: sums.
+        """
+        lines: list[bytes] = []
+        if settled:
+            lines.append(
+                _line(b"S " + b" ".join([b"%d:%b" % (id, b",".join([b"%d" % one for one in amounts])) for id, amounts in settled]))
+            )
+        if spent:
+            words = b" ".join([b"%d:%d" % (self._quota(tally, lines), amount) for tally, amount in spent])
+            lines.append(_line(b"D " + words))
+        for (hour_s, holder, source), numbers in used.items():
+            words = b" ".join([b"%d" % number for number in numbers])
+            lines.append(_line(b"U %d %d %b %b" % (self._holder(holder, lines), hour_s, source.encode(), words)))
+        if lines:
+            self._write(b"".join(lines))
 
-    def flush(self) -> None:
-        """Write what was noted."""
-        if not self._gathered:
-            return
-        data = b"".join(self._gathered)
+    def _write(self, data: bytes) -> None:
         if self._broken:
             data = b"\n" + data  # what was torn ends here
         written = 0
@@ -94,9 +111,9 @@ class Journal:
             self._holders.clear()
             raise
         finally:
-            self._gathered.clear()
             self.size += written
-            self.dirty = self.dirty or written > 0
+            if written:
+                self.dirty = True
 
     def sync(self) -> None:
         """Wait until the disk has what was written so far."""
@@ -110,30 +127,24 @@ class Journal:
     def close(self) -> None:
         os.close(self._fd)
 
-    def _quota(self, tally: Tally) -> int:
+    def _quota(self, tally: Tally, lines: list[bytes]) -> int:
+        """The number of a quota, which `lines` tells where it is new."""
         number = self._quotas.get(tally)
         if number is None:
             key = tally.key
             assert key is not None
             number = self._quotas[tally] = len(self._quotas)
             policy, clause, subject, unit, window = key
-            self._gathered.append(_line(b"K %d %b" % (number, orjson.dumps([policy, clause, subject, unit.value, *window]))))
+            lines.append(_line(b"K %d %b" % (number, orjson.dumps([policy, clause, subject, unit.value, *window]))))
         return number
 
-    def _holder(self, holder: Holder) -> int:
+    def _holder(self, holder: Holder, lines: list[bytes]) -> int:
         number = self._holders.get(holder)
         if number is None:
             number = self._holders[holder] = len(self._holders)
-            self._gathered.append(_line(b"W %d %b" % (number, orjson.dumps(list(holder)))))
+            lines.append(_line(b"W %d %b" % (number, orjson.dumps(list(holder)))))
         return number
 
 
 def _line(words: bytes) -> bytes:
     return b"%08x %b\n" % (crc32(words), words)
-
-
-def _used(hour_s: int, booking: Booking | None) -> bytes:
-    """The words of what a call used, none where there was nothing to use."""
-    if booking is None:
-        return b""
-    return b" %d %b " % (hour_s, booking.source.encode()) + b" ".join([b"%d" % number for number in numbers_of(booking)])

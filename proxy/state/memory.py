@@ -39,8 +39,8 @@ class Keeper(Protocol):
     def held(self, reservation: "MemoryReservation", now_s: float) -> None:
         """Errors: StateUnavailable where it cannot be written; nothing is held then."""
 
-    def settled(self, reservation: "MemoryReservation", spent: Sequence[int], booking: Booking | None) -> None:
-        """spent: of each of its quotas, in their order. Errors: StateUnavailable after close; it is settled all the same."""
+    def settled(self, reservation: "MemoryReservation", used: Mapping[Unit, int], booking: Booking | None, *, over: bool) -> None:
+        """As of `settle`; over: more was used than was held. Errors: StateUnavailable after close; it is settled all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class MemoryReservation:
         quotas: Sequence[QuotaHold],
         shadowed: tuple[Denial, ...],
         holder: Holder,
-        lasts_s: float,
+        lasts_s: int,
     ) -> None:
         self._store = store
         self._holds = holds
@@ -79,7 +79,7 @@ class MemoryReservation:
         self.shadowed = shadowed
         self.holder = holder
         self.lasts_s = lasts_s
-        self.began_s = 0.0
+        self.began_s = 0
         self.id = 0
 
     def balances(self, *units: Unit) -> tuple[Balance, ...]:
@@ -98,18 +98,16 @@ class MemoryReservation:
         """`settle`, at once, for whoever knows that it was not."""
         store = self._store
         now_ns = store.clock.monotonic_ns()
-        spent = []
+        over = False
         for charge, account in self._holds:
             held = charge.amount
             amount = used.get(charge.limit.unit, held)
-            if amount < 0:
-                amount = 0
-            account.settle(held, amount, now_ns)
-            if type(account) is Tally:
-                spent.append(amount)
+            account.settle(held, amount if amount > 0 else 0, now_ns)
+            if amount > held:
+                over = True
         told = self._told = store.note(self.quotas, now_ns) if self.quotas else ()
         if store.keeper is not None:
-            store.keeper.settled(self, spent, booking)
+            store.keeper.settled(self, used, booking, over=over)
         return told
 
     def __repr__(self) -> str:
@@ -132,7 +130,7 @@ class MemoryStore:
         self._delivered: dict[str, float] = {}  # id → epoch seconds, oldest first
 
     async def reserve(
-        self, charges: Sequence[Charge], holder: Holder = NOBODY, *, lasts_s: float = 3600.0
+        self, charges: Sequence[Charge], holder: Holder = NOBODY, *, lasts_s: int = 3600
     ) -> MemoryReservation | Denial:
         now_ns, now_s = self.clock.monotonic_ns(), self.clock.wall_s()
         if len(self._round) > KEPT:

@@ -18,12 +18,16 @@ from proxy.state.totals import COLUMNS, OpenHold, SpendKey, Totals
 
 @dataclass(eq=False, slots=True)
 class Replay:
-    """totals: of what ended; holds: of what did not, by id. lines: read; damaged: of these, lines that could not be."""
+    """totals: of what ended; holds: of what did not, by id.
+
+    lines: read; damaged: of these, lines that could not be; unknown: settlements of holds that stood in such lines.
+    """
 
     totals: Totals = field(default_factory=Totals)
     holds: dict[int, OpenHold] = field(default_factory=dict)
     lines: int = 0
     damaged: int = 0
+    unknown: int = 0
 
     def read_all(self, directory: Path, *, since: int) -> None:
         """The journals of a generation and those after it. Errors: OSError."""
@@ -61,33 +65,31 @@ class Replay:
             amounts = tuple([(quotas[int(quota)], int(amount)) for quota, _, amount in (one.partition(b":") for one in held)])
             self.holds[int(id)] = OpenHold(int(id), holders[int(who)], int(began_s), int(expires_s), amounts)
         elif kind == b"S":
-            id, *numbers = words.split()
-            hold = self.holds[int(id)]
-            count = len(hold.amounts)
-            spent, used = [int(number) for number in numbers[:count]], numbers[count:]
-            if len(spent) != count:
-                raise ValueError
-            self._use(hold.holder, used)
-            del self.holds[int(id)]
-            for (key, _), amount in zip(hold.amounts, spent, strict=True):
-                self.totals.spend(key, amount)
+            for one in words.split():
+                id, _, spent = one.partition(b":")
+                self._end(int(id), [int(amount) for amount in spent.split(b",")])
         elif kind == b"U":
-            who, *used = words.split()
-            self._use(holders[int(who)], used)
+            who, hour_s, source, *numbers = words.split()
+            if len(numbers) != len(COLUMNS):
+                raise ValueError
+            self.totals.use((int(hour_s), holders[int(who)], source.decode()), [int(number) for number in numbers])
         elif kind == b"D":
-            _, *spends = words.split()
-            for key, amount in [(quotas[int(quota)], int(amount)) for quota, _, amount in (one.partition(b":") for one in spends)]:
+            for key, amount in [
+                (quotas[int(quota)], int(amount)) for quota, _, amount in (one.partition(b":") for one in words.split())
+            ]:
                 self.totals.spend(key, amount)
         else:
             raise ValueError
 
-    def _use(self, holder: Holder, used: list[bytes]) -> None:
-        """used: hour, source and numbers, or nothing."""
-        if used:
-            hour_s, source, *numbers = used
-            if len(numbers) != len(COLUMNS):
-                raise ValueError
-            self.totals.use((int(hour_s), holder, source.decode()), [int(number) for number in numbers])
+    def _end(self, id: int, spent: list[int]) -> None:
+        """Of a hold whose line was lost nothing more is known than that it is over. Errors: ValueError."""
+        hold = self.holds.get(id)
+        if hold is None:
+            self.unknown += 1
+            return
+        for (key, _), amount in zip(hold.amounts, spent, strict=True):
+            self.totals.spend(key, amount)
+        del self.holds[id]
 
 
 def key_of(said: list[object]) -> SpendKey:

@@ -95,7 +95,7 @@ class SqliteStore:
         return self._books.last_failure
 
     def reserve(
-        self, charges: Sequence[Charge], holder: Holder = NOBODY, *, lasts_s: float = 3600.0
+        self, charges: Sequence[Charge], holder: Holder = NOBODY, *, lasts_s: int = 3600
     ) -> Coroutine[Any, Any, MemoryReservation | Denial]:
         self._check_open()
         return self._memory.reserve(charges, holder, lasts_s=lasts_s)

@@ -4,7 +4,7 @@ The rule a reader could break: these are differences, so each is given to the da
 come from is written with them, and that is how a restart knows.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from proxy.policy.contract import Unit
@@ -65,6 +65,24 @@ class Totals:
             for at, number in enumerate(numbers):
                 sums[at] += number
 
+    def book(self, key: UsageKey, booking: Booking) -> None:
+        """One call more."""
+        sums = self.used.get(key)
+        if sums is None:
+            sums = self.used[key] = [0] * len(COLUMNS)
+        usage = booking.usage
+        sums[0] += 1
+        sums[1] += usage.input_tokens
+        sums[5] += usage.output_tokens
+        sums[8] += booking.cost_nanousd
+        if usage.cached_tokens or usage.reasoning_tokens:
+            sums[2] += usage.cached_tokens
+            sums[6] += usage.reasoning_tokens
+        if usage.cache_write_tokens or usage.audio_input_tokens or usage.audio_output_tokens:
+            sums[3] += usage.cache_write_tokens
+            sums[4] += usage.audio_input_tokens
+            sums[7] += usage.audio_output_tokens
+
     def add(self, other: "Totals") -> None:
         for key, amount in other.spent.items():
             self.spend(key, amount)
@@ -77,14 +95,6 @@ class Totals:
             self.spend(key, amount)
         numbers = dict.fromkeys(COLUMNS, 0) | {"calls": 1, "cost_nanousd": hold.largest(Unit.NANOUSD)}
         self.use((hour_of(now_s), hold.holder, "recovered"), numbers.values())
-
-
-def numbers_of(booking: Booking) -> Iterator[int]:
-    """One call, in the order of COLUMNS."""
-    yield 1
-    for name in COLUMNS[1:-1]:
-        yield getattr(booking.usage, name)
-    yield booking.cost_nanousd
 
 
 def hour_of(now_s: float) -> int:

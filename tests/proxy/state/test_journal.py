@@ -13,7 +13,7 @@ from proxy.state.contract import Booking, Holder
 from proxy.state.counters import Tally
 from proxy.state.journal import Journal, generations, path_of
 from proxy.state.replay import Replay
-from proxy.state.totals import SpendKey
+from proxy.state.totals import SpendKey, Totals
 from tests.proxy.state.limits import money
 
 DAY = (1_799_971_200, 1_800_057_600)
@@ -42,14 +42,13 @@ def written(directory: Path) -> bytes:
     """A journal with an open hold, one that is over, one that used nothing, a call without a hold, and spend without a hold."""
     everyone, alone = quota("everyone"), quota("user=bob")
     journal = Journal(directory, 7)
-    journal.hold(1, ADA, 1_800_000_000.5, 1_800_000_100.5, [(money(100), everyone)])
+    journal.hold(1, ADA, 1_800_000_000, 1_800_000_100, [(money(100), everyone)])
     journal.hold(2, BOB, 1_800_000_001, 1_800_000_101, [(money(200), everyone), (money(50), alone)])
-    journal.settle(1, [70], HOUR, ADA, USED)
     journal.hold(3, ADA, 1_800_000_002, 1_800_000_102, [(money(30), everyone)])
-    journal.settle(3, [0], 0, ADA, None)
-    journal.settle(0, [], HOUR, BOB, USED)
-    journal.spend(BOB, [(everyone, 5)])
-    journal.flush()
+    used = Totals()
+    for holder in (ADA, BOB):
+        used.book((HOUR, holder, "reported"), USED)
+    journal.end([(1, [70]), (3, [0])], [(everyone, 5)], used.used)
     journal.close()
     return path_of(directory, 7).read_bytes()
 
@@ -66,13 +65,12 @@ def test_a_journal_says_what_is_spent_what_was_used_and_what_is_held(tmp_path: P
     assert (replay.lines, replay.damaged) == (11, 0)
 
 
-def test_a_hold_is_in_the_file_before_the_call_goes_on_and_a_settlement_with_the_next(tmp_path: Path) -> None:
+def test_a_hold_is_in_the_file_when_it_was_made(tmp_path: Path) -> None:
     everyone, journal = quota("everyone"), Journal(tmp_path, 1)
-    journal.hold(1, ADA, 0, 1, [(money(100), everyone)])
-    assert list(read(path_of(tmp_path, 1).read_bytes()).holds) == [1]
-    journal.settle(1, [70], HOUR, ADA, USED)
-    assert list(read(path_of(tmp_path, 1).read_bytes()).holds) == [1]
-    journal.hold(2, ADA, 0, 1, [(money(100), everyone)])
+    for id in (1, 2):
+        journal.hold(id, ADA, 0, 1, [(money(100), everyone)])
+        assert list(read(path_of(tmp_path, 1).read_bytes()).holds) == list(range(1, id + 1))
+    journal.end([(1, [70])], [], {})
     replay = read(path_of(tmp_path, 1).read_bytes())
     assert (list(replay.holds), replay.totals.spent) == ([2], {key("everyone"): 70})
     journal.close()
@@ -167,3 +165,11 @@ def test_journals_are_found_oldest_first_and_read_from_one_on(tmp_path: Path) ->
     replay = Replay()
     replay.read_all(tmp_path, since=9)
     assert list(replay.holds) == [9, 10]
+
+
+def test_a_settlement_whose_hold_is_lost_is_counted_as_such(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, 1)
+    journal.end([(9, [70])], [], {})
+    journal.close()
+    replay = read(path_of(tmp_path, 1).read_bytes())
+    assert (replay.unknown, replay.damaged, bool(replay.totals)) == (1, 0, False)
