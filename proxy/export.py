@@ -6,6 +6,7 @@ say is absent, never zero.
 """
 
 import csv
+import io
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -230,7 +231,7 @@ class _Sheet:
 
     def read(self, text: str) -> Export:
         header = text.lstrip("\r\n").partition("\n")[0]
-        reader = csv.reader(text.splitlines(keepends=True), delimiter=max(",;\t", key=header.count), strict=True)
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count), strict=True)
         lines: list[Line] = []
         columns: dict[str, list[int]] = {}
         try:

@@ -137,18 +137,18 @@ def _table(compared: Sequence[Comparison], screen: Screen, by_model: bool) -> li
     if by_model:
         models = ["" if one.day_s is None else screen.plain(one.model or "(none)") for one in compared]
         columns.append(Column("model", models, name=True))
-    return table(
-        [
-            *columns,
-            Column("measure", [_NAMES[one.measure] for one in compared]),
-            Column("ours", [figure(one, one.ours) for one in compared], number=True),
-            Column("theirs", [figure(one, one.theirs) for one in compared], number=True),
-            Column("difference", [figure(one, one.difference, sign="+") for one in compared], number=True),
-            Column("of theirs", [_relative(one, screen) for one in compared], number=True),
-            Column("", [_note(one) for one in compared]),
-        ],
-        screen,
-    )
+    money = all(one.measure == "cost_nanousd" for one in compared)
+    if not money:
+        columns.append(Column("measure", [_NAMES[one.measure] for one in compared]))
+    unit = " USD" if money else ""
+    columns += [
+        Column(f"ours{unit}", [figure(one, one.ours) for one in compared], number=True),
+        Column(f"theirs{unit}", [figure(one, one.theirs) for one in compared], number=True),
+        Column("difference", [figure(one, one.difference, sign="+") for one in compared], number=True),
+        Column("of theirs", [_relative(one, screen) for one in compared], number=True),
+        Column("", [_note(one) for one in compared]),
+    ]
+    return table(columns, screen)
 
 
 def _relative(one: Comparison, screen: Screen) -> str:
@@ -162,10 +162,10 @@ def _relative(one: Comparison, screen: Screen) -> str:
 
 
 def _note(one: Comparison) -> str:
-    """What explains a difference, as far as we know it."""
+    """What may explain a difference: how much of our figure is none that an upstream reported."""
     if one.ours is None:
         return "only theirs"
     if one.theirs is None:
         return "only ours"
     part, whole = one.unreported
-    return f"{percent(part, whole)} of ours not reported" if part else ""
+    return f"{percent(part, whole)} not reported" if part else ""

@@ -76,8 +76,8 @@ def test_names_have_their_room_before_bars_have_it() -> None:
     room = 2 + 10 + 2 + 41 + 4
     assert "a-name-that-is-much-longer-than-any-other" in table(columns(), Screen(room + 10, "utf-8"), bars=[1, 0.5, 0.1])[2]
     assert "a-name-that-is-much-longe…" in table(columns(), Screen(52, "utf-8"), bars=[1, 0.5, 0.1])[2]
-    assert "a-name-that-~" in table(columns(), Screen(40, "ascii"), bars=[1])[2]
-    narrow = table(columns(), Screen(32, "utf-8"), bars=[1, 1, 1])
+    assert "a-name-that-i~" in table(columns(), Screen(40, "ascii"), bars=[1])[2]
+    narrow = table(columns(), Screen(30, "utf-8"), bars=[1, 1, 1])
     assert not any("█" in line for line in narrow)
     assert "a-name-that…" in narrow[2]
 

@@ -13,7 +13,7 @@ import pytest
 
 from proxy.__main__ import main
 from proxy.state.sqlite import SqliteStore
-from tests.books import DAY, NOV_1, fill, held, state, used
+from tests.books import DAY, NOV_1, example, fill, held, shown, state, used
 from tests.clock import FakeClock
 
 ROOT = Path(__file__).parents[3]
@@ -29,7 +29,7 @@ HOLDS = (held(1, charges=[("nanousd", 12_345_678)]), held(2, key="nightly", user
 
 @pytest.fixture(autouse=True)
 def _width(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("TOLLHOUSE_STATE_DIR", str(tmp_path))
 
 
@@ -144,11 +144,11 @@ def test_lines_fit_the_terminal(
     assert any("█" in line for line in table) is (int(columns) >= 80)
 
 
-def test_a_terminal_that_can_do_nothing_but_ascii_gets_that(tmp_path: Path) -> None:
+def test_a_pipe_is_100_columns_wide_and_what_can_do_nothing_but_ascii_gets_that(tmp_path: Path) -> None:
     state(tmp_path, *ROWS, used(user="Zoë 東京"))
     run = subprocess.run(
         [sys.executable, "-m", "proxy", "usage", *SPAN, "--by", "user", "--state-dir", str(tmp_path)],
-        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        env={name: value for name, value in os.environ.items() if name != "COLUMNS"} | {"PYTHONIOENCODING": "ascii"},
         cwd=ROOT,
         capture_output=True,
         timeout=60,
@@ -156,7 +156,8 @@ def test_a_terminal_that_can_do_nothing_but_ascii_gets_that(tmp_path: Path) -> N
     )
     out = run.stdout.decode("ascii")
     assert "Zo\\xeb \\u6771\\u4eac" in out
-    assert "#######" in out
+    assert max(line.count("#") for line in out.splitlines()) > 20
+    assert max(map(len, out.splitlines())) == 100
     assert run.stderr == b""
 
 
@@ -240,3 +241,10 @@ def test_spans(since: str, until: str, calls: int, tmp_path: Path, capsys: pytes
     state(tmp_path, *ROWS)
     assert main(["usage", "--since", since, "--until", until, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["total"]["calls"] == calls
+
+
+def test_the_readme_shows_what_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    example(tmp_path)
+    command = "tollhouse usage --since 2026-11-01 --until 2026-11-08"
+    assert main(command.split()[1:]) == 0
+    assert capsys.readouterr().out.splitlines() == shown((ROOT / "README.md").read_text("utf-8"), command)
