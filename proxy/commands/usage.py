@@ -15,8 +15,8 @@ from typing import get_args
 from proxy.clock import SystemClock
 from proxy.errors import StateUnavailable
 from proxy.settings import SettingsError, read_settings
+from proxy.state.books import HOUR_S, read_books
 from proxy.state.books import Column as BookColumn
-from proxy.state.books import read_books
 from proxy.statement import CLASSES, SOURCES, WORDS, Group, Statement, Word, moment, statement
 from proxy.terminal import Column, Screen, count, percent, table, usd, usd_places, write
 
@@ -39,7 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     now_s = SystemClock().wall_s()
-    since_s, until_s = (_epoch_s(when, now_s) for when in (arguments.since, arguments.until or now_s))
+    since_s = _epoch_s(arguments.since, now_s) // HOUR_S * HOUR_S
+    until_s = now_s if arguments.until is None else -(-_epoch_s(arguments.until, now_s) // HOUR_S) * HOUR_S
     if until_s <= since_s:
         print("tollhouse usage: --until comes before --since", file=sys.stderr)
         return 2
@@ -79,7 +80,7 @@ def _moment(text: str) -> float:
         return -float(int(ago[1]) * _UNITS_S[ago[2]])
     try:
         when = datetime.fromisoformat(text)
-        return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
+        return max((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp(), 0.0)
     except (ValueError, OverflowError):
         raise argparse.ArgumentTypeError(f"expected 24h, 7d, or a date such as 2026-11-01, got {text!r}") from None
 

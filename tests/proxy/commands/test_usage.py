@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from proxy.__main__ import main
+from proxy.clock import SystemClock
 from proxy.state.sqlite import SqliteStore
 from tests.books import DAY, NOV_1, example, fill, held, shown, state, used
 from tests.clock import FakeClock
@@ -235,12 +236,29 @@ def test_a_span_that_ends_before_it_begins_is_a_mistake(tmp_path: Path, capsys: 
         ("2026-11-02T00:00Z", "2026-11-03", 88),
         ("2026-11-02T02:00+02:00", "2026-11-02T01:00", 88),
         ("999999d", "2026-11-01T01:00", 1237),
+        ("1960-01-01", "2026-11-01T00:01", 1237),
+        ("2026-11-01T00:59", "2026-11-02", 1237),
     ],
 )
 def test_spans(since: str, until: str, calls: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     state(tmp_path, *ROWS)
     assert main(["usage", "--since", since, "--until", until, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["total"]["calls"] == calls
+
+
+def test_a_span_is_told_as_the_whole_hours_that_it_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state(tmp_path, *ROWS)
+    assert main(["usage", "--since", "2026-11-01T00:59", "--until", "2026-11-01T01:01"]) == 0
+    assert capsys.readouterr().out.startswith("Usage from 2026-11-01 00:00 to 2026-11-01 02:00 UTC")
+
+
+def test_without_a_span_it_is_the_last_day(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    now_s = int(SystemClock().wall_s())
+    state(tmp_path, used(now_s - now_s % 3600, calls=3), used(now_s - now_s % 3600 - 2 * DAY, calls=5))
+    assert main(["usage", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["total"]["calls"] == 3
+    assert main(["usage", "--json", "--since", "7d"]) == 0
+    assert json.loads(capsys.readouterr().out)["total"]["calls"] == 8
 
 
 def test_the_readme_shows_what_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
