@@ -5,7 +5,7 @@ cover and calls that it is not about make no difference.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from fractions import Fraction
 
@@ -56,14 +56,16 @@ class Reconciliation:
 def reconcile(books: Books, export: Export) -> Reconciliation:
     """books: of the export's span, told apart by day, model and surface."""
     by_model = any(line.model is not None for line in export.lines)
+    rows = [row for row in books.rows if export.surfaces is None or row.surface in export.surfaces]
+    our_name, their_name = _names({row.model for row in rows if row.model}, {line.model for line in export.lines if line.model})
     ours: dict[Place, list[UsageRow]] = {}
-    for row in books.rows:
-        if row.hour_s is not None and (export.surfaces is None or row.surface in export.surfaces):
-            ours.setdefault((row.hour_s // DAY_S * DAY_S, row.model if by_model else None), []).append(row)
+    for row in rows:
+        if row.hour_s is not None:
+            model = our_name.get(row.model or "", row.model) if by_model else None
+            ours.setdefault((row.hour_s // DAY_S * DAY_S, model), []).append(row)
     theirs: dict[Place, dict[Measure, int]] = {}
-    known = {model for _, model in ours}
     for line in export.lines:
-        sums = theirs.setdefault((line.day_s, _matched(line.model, known) if by_model else None), {})
+        sums = theirs.setdefault((line.day_s, their_name.get(line.model or "", line.model)), {})
         for measure, amount in line.amounts.items():
             sums[measure] = sums.get(measure, 0) + amount
     measures = [measure for measure in MEASURES if any(measure in sums for sums in theirs.values())]
@@ -76,12 +78,24 @@ def reconcile(books: Books, export: Export) -> Reconciliation:
     return Reconciliation(tuple(compared), tuple(_total(compared, measure) for measure in measures), by_model)
 
 
-def _matched(model: str | None, known: set[str | None]) -> str | None:
-    """The name that the books have for a model: its own, or that of which it is a dated snapshot."""
-    if model is None or model in known:
-        return model
-    undated = _SNAPSHOT.sub("", model)
-    return undated if undated in known else model
+def _names(ours: Collection[str], theirs: Collection[str]) -> tuple[Mapping[str, str], Mapping[str, str]]:
+    """Under which name a model of ours, and one of theirs, is compared, where that is not its own.
+
+    A dated snapshot is its model, unless the books have it by its own name. Where the books have both, and the provider knows the
+    snapshot alone, calls to either are told as the snapshot's there, and so here.
+    """
+    snapshots: dict[str, list[str]] = {}
+    for name in theirs:
+        undated = _SNAPSHOT.sub("", name)
+        if undated != name and undated in ours:
+            snapshots.setdefault(undated, []).append(name)
+    our_name: dict[str, str] = {}
+    their_name: dict[str, str] = {}
+    for undated, names in snapshots.items():
+        their_name.update((name, undated) for name in names if name not in ours)
+        if undated not in theirs and len(names) == 1 and names[0] in ours:
+            our_name[undated] = names[0]
+    return our_name, their_name
 
 
 def _compared(place: Place, measure: Measure, rows: Sequence[UsageRow], theirs: Mapping[Measure, int] | None) -> Comparison:

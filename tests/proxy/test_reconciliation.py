@@ -62,6 +62,16 @@ def test_a_snapshot_is_its_model_only_where_the_books_do_not_have_it_itself(name
     assert models == {expected}
 
 
+def test_where_the_books_have_both_names_and_the_provider_knows_the_snapshot_alone_it_is_compared_with_both() -> None:
+    books = ours(row("gpt-4.1", cost=60), row("gpt-4.1-2025-04-14", cost=40), row("gpt-4", cost=5))
+    dated = "gpt-4.1-2025-04-14"
+    assert found(books, theirs(line(dated))) == [(NOV_1, "gpt-4", 5, None), (NOV_1, dated, 100, 100)]
+    apart = [(NOV_1, "gpt-4", 5, None), (NOV_1, "gpt-4.1", 60, 50), (NOV_1, dated, 40, 50)]
+    assert found(books, theirs(line("gpt-4.1", 50), line(dated, 50))) == apart
+    later = found(books, theirs(line("gpt-4.1-2026-01-01", 50), line(dated, 50)))
+    assert later == apart, "a snapshot that the books do not have is the model's"
+
+
 def test_an_export_that_tells_no_models_apart_is_compared_by_day() -> None:
     result = reconcile(ours(row("a"), row("b")), theirs(line(None, 200)))
     assert not result.by_model
