@@ -40,6 +40,7 @@ EDGES = (
     "proxy.sinks",
     "proxy.courier",
 )
+REPORTS = ("proxy.terminal", "proxy.export", "proxy.statement", "proxy.reconciliation")
 
 # What of the house a module may import beside its own package: the longest name that fits decides. "proxy" alone is the version.
 MAY: Mapping[str, tuple[str, ...]] = {
@@ -56,8 +57,12 @@ MAY: Mapping[str, tuple[str, ...]] = {
     "proxy.settings": ("proxy.policy.scalar", "proxy.policy.values"),
     "proxy.verbs": (),
     "proxy.reference": (*PARTS, "proxy.settings"),
+    "proxy.terminal": (),
+    "proxy.export": (),
+    "proxy.statement": ("proxy.call", "proxy.state.books"),
+    "proxy.reconciliation": ("proxy.export", "proxy.state.books"),
     "proxy.app": (*PARTS, *AIDS, *STEPS, *EDGES, "proxy.upstream", "proxy.settings", "proxy.pretend", "proxy"),
-    "proxy.commands": (*PARTS, "proxy.app", "proxy.settings", "proxy.reference", "proxy.verbs", "policies", "proxy"),
+    "proxy.commands": (*PARTS, *REPORTS, "proxy.app", "proxy.settings", "proxy.reference", "proxy.verbs", "policies", "proxy"),
     "proxy.__main__": ("proxy.verbs", "proxy"),
     "policies": ("proxy.policy.contract", "proxy.policy.values", "proxy.policy.scalar", "proxy.call", "proxy.errors"),
 }
