@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
 from proxy.call import Usage
-from proxy.state.books import DAY_S, HOUR_S, Books, Column, OpenHold, UsageRow
+from proxy.state.books import DAY_S, Books, Column, OpenHold, UsageRow
+from proxy.state.totals import HOUR_S
 
 Word = Column | Literal["source"]
 WORDS: tuple[Word, ...] = (*get_args(Column), "source")

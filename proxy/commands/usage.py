@@ -15,8 +15,9 @@ from typing import get_args
 from proxy.clock import SystemClock
 from proxy.errors import StateUnavailable
 from proxy.settings import SettingsError, read_settings
-from proxy.state.books import HOUR_S, read_books
 from proxy.state.books import Column as BookColumn
+from proxy.state.books import read_books
+from proxy.state.totals import HOUR_S
 from proxy.statement import CLASSES, SOURCES, WORDS, Group, Statement, Word, moment, statement
 from proxy.terminal import Column, Screen, count, percent, table, usd, usd_places, write
 

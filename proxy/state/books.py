@@ -1,28 +1,31 @@
 """The books: what was used and what is held, for whoever asks beside a running server. Plain calls that block, and take no lock.
 
 The rule a reader could break: there can be a million rows, so SQLite sums them up, and only sums come back. What the database does
-not have yet joins them in `merged`, and nowhere else.
+not have yet joins them in `_with`, and nowhere else.
 """
 
-import json
 import math
 import sqlite3
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from proxy.call import Usage
 from proxy.policy.contract import Unit
-from proxy.state.database import MIGRATIONS, unusable
+from proxy.state.database import MIGRATIONS, holds_in, owner_of, unusable
+from proxy.state.replay import Replay
+from proxy.state.totals import COLUMNS as SUMS
+from proxy.state.totals import HOUR_S, Totals
+from proxy.state.totals import OpenHold as Held
 
 Column = Literal["hour", "day", "key", "user", "model", "surface"]
 COLUMNS: tuple[Column, ...] = ("hour", "key", "user", "model", "surface")
 
-HOUR_S = 3600
 DAY_S = 86_400
 _SINCE_SCHEMA = 2  # the first that has usage and holds
+_TRIES = 10  # a server begins a new journal every half a minute, or every ten thousand calls
 _BUSY_S = 5.0  # readers wait for nobody, but for a server that is just taking a file over
 _TIMES = {"hour": "hour_s", "day": f"hour_s - hour_s % {DAY_S}"}
 _TEXTS: tuple[Column, ...] = ("key", "user", "model", "surface")
@@ -72,55 +75,65 @@ class Books:
     holds: tuple[OpenHold, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Unwritten:
-    """What the database does not have yet. rows: told apart by all of COLUMNS. ended: ids of holds that it has and that are over."""
+def read_books(directory: Path, *, since_s: float, until_s: float = math.inf, by: Collection[Column] = COLUMNS) -> Books:
+    """The books of every hour that is at least partly between two moments (epoch seconds), with what is only in the journal yet.
 
-    rows: Sequence[UsageRow] = ()
-    begun: Sequence[OpenHold] = ()
-    ended: Collection[int] = ()
-
-
-def read_books(
-    directory: Path,
-    *,
-    since_s: float,
-    until_s: float = math.inf,
-    by: Collection[Column] = COLUMNS,
-    unwritten: Callable[[int], Unwritten] | None = None,
-) -> Books:
-    """The books of every hour that is at least partly between two moments (epoch seconds). by: what rows are told apart by, beside
-    the source; of hour and day the hour decides. unwritten: asked, with the generation that the database has, while what is read
-    of the database stands still.
-
+    by: what rows are told apart by, beside the source; of hour and day the hour decides.
     Errors: StateUnavailable when there is no state, when a newer version wrote it, or when it cannot be read.
     """
-    with _reading(directory) as connection:
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if version > len(MIGRATIONS):
-            raise unusable(
-                f"{directory} has schema {version} and this version of tollhouse knows {len(MIGRATIONS)}: ask the newer version"
-            )
-        if version < _SINCE_SCHEMA:
-            return Books((), ())
-        written = Books(_rows(connection, since_s, until_s, by), _holds(connection))
-        if unwritten is None:
-            return written
-        (generation,) = connection.execute("SELECT generation FROM journal").fetchone()
-        return merged(written, unwritten(generation), since_s=since_s, until_s=until_s, by=by)
+    for _ in range(_TRIES):
+        with _reading(directory) as connection:
+            (version,) = connection.execute("PRAGMA user_version").fetchone()
+            if version > len(MIGRATIONS):
+                raise unusable(
+                    f"{directory} has schema {version} and this version of tollhouse knows {len(MIGRATIONS)}: ask the newer version"
+                )
+            if version < _SINCE_SCHEMA:
+                return Books((), ())
+            generation = _generation(connection)
+            rows = _rows(connection, since_s, until_s, by)
+            replay = Replay(holds=holds_in(connection))
+            with suppress(FileNotFoundError):  # the server has just begun another: seen below
+                replay.read_all(directory, since=generation)
+        with _reading(directory) as connection:
+            if _generation(connection) == generation:
+                owner = owner_of(directory)
+                holds = tuple([_shown(hold, owner) for hold in replay.holds.values()])
+                return Books(_with(rows, replay.totals, since_s=since_s, until_s=until_s, by=by), holds)
+    raise unusable(f"{directory} is written faster than it can be read: ask again")
 
 
-def merged(written: Books, unwritten: Unwritten, *, since_s: float, until_s: float, by: Collection[Column]) -> Books:
-    """The books with what the database does not have yet. A hold that is over is in neither."""
-    rows = {_kind(row): row for row in written.rows}
-    for row in unwritten.rows:
-        if row.hour_s is None or not since_s - HOUR_S < row.hour_s < until_s:
+def _with(
+    written: Iterable[UsageRow], totals: Totals, *, since_s: float, until_s: float, by: Collection[Column]
+) -> tuple[UsageRow, ...]:
+    """The rows with what the database does not have yet."""
+    rows = {_kind(row): row for row in written}
+    for (hour_s, holder, source), numbers in totals.used.items():
+        if not since_s - HOUR_S < hour_s < until_s:
             continue
-        narrow = _narrowed(row, by)
-        known = rows.get(_kind(narrow))
-        rows[_kind(narrow)] = narrow if known is None else _sum(known, narrow)
-    holds = {hold.id: hold for hold in (*written.holds, *unwritten.begun)}
-    return Books(tuple(rows.values()), tuple(hold for id, hold in holds.items() if id not in unwritten.ended))
+        figures = dict(zip(SUMS, numbers, strict=True))
+        calls, cost_nanousd = figures.pop("calls"), figures.pop("cost_nanousd")
+        row = _narrowed(UsageRow(hour_s, *holder, source, calls, Usage(**figures), cost_nanousd), by)
+        known = rows.get(_kind(row))
+        rows[_kind(row)] = row if known is None else _sum(known, row)
+    return tuple(rows.values())
+
+
+def _shown(hold: Held, owner: str) -> OpenHold:
+    return OpenHold(
+        hold.id,
+        owner,
+        *hold.holder,
+        began_s=hold.began_s,
+        expires_s=hold.expires_s,
+        nanousd=hold.largest(Unit.NANOUSD),
+        tokens=hold.largest(Unit.TOKENS),
+    )
+
+
+def _generation(connection: sqlite3.Connection) -> int:
+    (generation,) = connection.execute("SELECT generation FROM journal").fetchone()
+    return int(generation)
 
 
 def _kind(row: UsageRow) -> tuple[object, ...]:
@@ -172,30 +185,3 @@ def _rows(connection: sqlite3.Connection, since_s: float, until_s: float, by: Co
         UsageRow(hour_s, key, user, model, surface, source, calls, Usage(*classes), cost_nanousd)
         for hour_s, key, user, model, surface, source, calls, cost_nanousd, *classes in found
     )
-
-
-def _holds(connection: sqlite3.Connection) -> tuple[OpenHold, ...]:
-    found = connection.execute("SELECT id, owner, key, user, model, surface, began_s, expires_s, charges FROM hold ORDER BY id")
-    return tuple(
-        OpenHold(
-            id=id,
-            owner=owner,
-            key=key,
-            user=user,
-            model=model,
-            surface=surface,
-            began_s=began_s,
-            expires_s=expires_s,
-            nanousd=_largest(charges, Unit.NANOUSD),
-            tokens=_largest(charges, Unit.TOKENS),
-        )
-        for id, owner, key, user, model, surface, began_s, expires_s, charges in found
-    )
-
-
-def _largest(charges: str, unit: Unit) -> int:
-    """charges: JSON, a list of [policy, clause, subject, unit, start_s, end_s, amount]. Several limits can hold the same money."""
-    try:
-        return max((int(charge[-1]) for charge in json.loads(charges) if charge[3] == unit.value), default=0)
-    except (ValueError, TypeError, LookupError) as error:
-        raise unusable("a hold in the state cannot be read: run the version of tollhouse that wrote it") from error

@@ -88,9 +88,9 @@ class Database:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._path = directory / "state.sqlite3"
-        self.owner = f"{socket.gethostname()}:{os.getpid()}"
+        self._owner = f"{socket.gethostname()}:{os.getpid()}"
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._lock = _lock(directory)
+        self._lock = _lock(directory, self._owner)
         try:
             # Made here, because SQLite would make it as readable as the umask lets it; the files beside it get the same mode.
             os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
@@ -139,11 +139,8 @@ class Database:
 
     def recover(self, now_s: float) -> Recovery:
         """Take in the journals of a process that ended, however it did; what it held counts as spent. The next generation is free then."""
-        replay = Replay()
         (since,) = self._connection.execute("SELECT generation FROM journal").fetchone()
-        for id, _, key, user, model, surface, began_s, expires_s, charges in self._connection.execute("SELECT * FROM hold"):
-            amounts = tuple([(key_of(said), amount) for *said, amount in orjson.loads(charges)])
-            replay.holds[id] = OpenHold(id, Holder(key, user, model, surface), began_s, expires_s, amounts)
+        replay = Replay(holds=holds_in(self._connection))
         replay.read_all(self._directory, since=since)
         for hold in replay.holds.values():
             replay.totals.recover(hold, now_s)
@@ -172,7 +169,7 @@ class Database:
 
     def _row(self, hold: OpenHold) -> tuple[object, ...]:
         charges = orjson.dumps([[p, c, s, unit.value, *window, amount] for (p, c, s, unit, window), amount in hold.amounts])
-        return hold.id, self.owner, *hold.holder, hold.began_s, hold.expires_s, charges.decode()
+        return hold.id, self._owner, *hold.holder, hold.began_s, hold.expires_s, charges.decode()
 
     def put(self, deliveries: Sequence[Delivery], now_s: float) -> int:
         with self._transaction():
@@ -230,16 +227,38 @@ class Database:
             raise
 
 
+def holds_in(connection: sqlite3.Connection) -> dict[int, OpenHold]:
+    """What was open when the journal of the database's generation began, by id. Errors: StateUnavailable for what makes no sense."""
+    holds: dict[int, OpenHold] = {}
+    found = connection.execute("SELECT id, key, user, model, surface, began_s, expires_s, charges FROM hold ORDER BY id")
+    for id, key, user, model, surface, began_s, expires_s, charges in found:
+        try:
+            amounts = tuple([(key_of(said), int(amount)) for *said, amount in orjson.loads(charges)])
+        except (ValueError, TypeError) as error:
+            raise unusable("a hold in the state cannot be read: run the version of tollhouse that wrote it") from error
+        holds[id] = OpenHold(id, Holder(key, user, model, surface), began_s, expires_s, amounts)
+    return holds
+
+
+def owner_of(directory: Path) -> str:
+    """Which process has the directory, or had it last: host and process id; "" where nobody ever had. Errors: OSError."""
+    with suppress(FileNotFoundError):
+        return (directory / "lock").read_text("utf-8", "replace")
+    return ""
+
+
 def unusable(detail: str) -> StateUnavailable:
     """The store's one public sentence. detail: for the operator: the place and the remedy."""
     return StateUnavailable("state_unavailable", "The state store does not answer.", detail=detail)
 
 
-def _lock(directory: Path) -> int:
-    """Keeps every other process out until it is closed, or until this one dies in whatever way."""
+def _lock(directory: Path, owner: str) -> int:
+    """Keeps every other process out until it is closed, or until this one dies in whatever way, and says whose it is."""
     lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(lock, 0)
+        os.write(lock, owner.encode())
     except BlockingIOError as error:
         os.close(lock)
         raise unusable(f"another process uses {directory}: give each its own TOLLHOUSE_STATE_DIR") from error

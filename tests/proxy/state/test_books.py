@@ -1,7 +1,11 @@
 """What the books say, read beside a server that holds the lock; and what they say when there are none."""
 
+import asyncio
+import os
+import socket
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 
@@ -9,11 +13,16 @@ import pytest
 
 from proxy.call import Usage
 from proxy.errors import StateUnavailable
-from proxy.state.books import COLUMNS, Books, OpenHold, Unwritten, UsageRow, merged, read_books
+from proxy.policy.contract import Unit
+from proxy.state.books import Books, OpenHold, UsageRow, read_books
+from proxy.state.contract import Booking, Denial, Holder
 from proxy.state.database import MIGRATIONS, Database
 from proxy.state.sqlite import SqliteStore
 from tests.books import DAY, NOV_1, fill, fill_many, held, state, used
 from tests.clock import FakeClock
+from tests.proxy.state.limits import money
+
+OWNER = f"{socket.gethostname()}:{os.getpid()}"
 
 
 def row(hour_s: int | None = NOV_1, **changed: object) -> UsageRow:
@@ -25,7 +34,7 @@ def row(hour_s: int | None = NOV_1, **changed: object) -> UsageRow:
 
 def open_hold(id: int) -> OpenHold:
     """As `held` writes it."""
-    return OpenHold(id, "owner", "web", "ada", "gpt-4.1-mini", "chat", NOV_1, NOV_1 + 900, nanousd=5_000_000, tokens=0)
+    return OpenHold(id, OWNER, "web", "ada", "gpt-4.1-mini", "chat", NOV_1, NOV_1 + 900, nanousd=5_000_000, tokens=0)
 
 
 def detail(directory: Path) -> str:
@@ -169,28 +178,48 @@ def test_a_hold_that_cannot_be_read_is_no_hold_of_nothing(tmp_path: Path) -> Non
     assert "a hold in the state cannot be read" in detail(directory)
 
 
-def test_what_is_not_written_yet_joins_by_the_generation_that_is(tmp_path: Path) -> None:
-    directory = state(tmp_path, used(), used(NOV_1 + 3600), holds=[held(1), held(2)])
-    asked: list[int] = []
+async def test_what_is_only_in_the_journal_is_in_the_books(tmp_path: Path) -> None:
+    fill(state(tmp_path), [used()], holds=[held(1)])
+    clock = FakeClock(wall_s=NOV_1 + 60)
+    store = await SqliteStore.open(tmp_path, clock)  # and so what was held by then is charged
+    ada, bob = Holder("web", "ada", "gpt-4.1-mini", "chat"), Holder("nightly", "bob", "m", "chat")
+    for holder in (ada, bob, ada, bob):
+        reservation = await store.reserve((money(200),), holder, lasts_s=900)
+        assert not isinstance(reservation, Denial)
+        if holder is ada:
+            await reservation.settle({}, Booking(Usage(1, 2, 3, 4, 5, 6, 7), "reported", 120_000))
+    async with asyncio.timeout(30):
+        while len((before := read_books(tmp_path, since_s=0)).holds) > 2:
+            await asyncio.sleep(0)  # until what ended is written down
+    assert [(hold.user, hold.nanousd, hold.owner) for hold in before.holds] == [("bob", 200, OWNER)] * 2
+    assert [row.calls for row in before.rows if row.source == "reported"] == [3]
+    clock.advance(900)
+    await store.flush()
+    after = read_books(tmp_path, since_s=0, by=("day", "user"))
+    charged = [(row.user, row.source, row.calls, row.cost_nanousd) for row in after.rows]
+    assert sorted(charged) == [("ada", "recovered", 1, 5_000_000), ("ada", "reported", 3, 360_000)]
+    assert [hold.user for hold in after.holds] == ["bob", "bob"]
+    await store.close()
 
-    def unwritten(generation: int) -> Unwritten:
-        asked.append(generation)
-        return Unwritten(
-            rows=[row(NOV_1 + 7200, calls=5), row(NOV_1 + 7200, key="nightly"), row(NOV_1 - DAY)],
-            begun=[open_hold(3), open_hold(4)],
-            ended={2, 4},
-        )
 
-    books = read_books(directory, since_s=NOV_1, by=("day", "key"), unwritten=unwritten)
-    assert asked == [0]
-    assert {(row.hour_s, row.key, row.user, row.calls) for row in books.rows} == {
-        (NOV_1, "web", None, 7),
-        (NOV_1, "nightly", None, 1),
-    }
-    assert [hold.id for hold in books.holds] == [1, 3]
+async def test_rows_of_the_journal_join_those_of_the_database(tmp_path: Path) -> None:
+    store = await SqliteStore.open(tmp_path, FakeClock(wall_s=NOV_1 + 60), group_s=1e6)
+    ada = Holder("web", "ada", "gpt-4.1-mini", "chat")
 
+    async def call() -> None:
+        # More is used than was held, so it is in the journal at once.
+        reservation = await store.reserve((money(1, enforced=False),), ada)
+        assert not isinstance(reservation, Denial)
+        await reservation.settle({Unit.NANOUSD: 120_000}, Booking(Usage(*range(1, 8)), "reported", 120_000))
 
-def test_merging_sums_every_figure() -> None:
-    usage = Usage(*range(1, 8))
-    books = merged(Books((row(usage=usage),), ()), Unwritten([row(usage=usage)]), since_s=0, until_s=1e18, by=COLUMNS)
-    assert books.rows == (row(calls=2, usage=Usage(*range(2, 16, 2)), cost_nanousd=240_000),)
+    for written in (False, True):
+        await call()
+        if written:
+            await store.flush()
+            await call()
+    expected = row(calls=3, usage=Usage(*range(3, 24, 3)), cost_nanousd=360_000)
+    assert read_books(tmp_path, since_s=0) == Books((expected,), ())
+    assert read_books(tmp_path, since_s=NOV_1 + 3600).rows == ()
+    narrow = read_books(tmp_path, since_s=0, by=("key",)).rows
+    assert narrow == (replace(expected, hour_s=None, user=None, model=None, surface=None),)
+    await store.close()
