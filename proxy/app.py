@@ -168,6 +168,7 @@ class App:
         # What lives now lives on: the collector need not look at it again, and what a call leaves behind is freed by counting.
         gc.collect()
         gc.freeze()
+        gc.enable()
         gc.set_threshold(_YOUNG_OBJECTS, 50, 100)
         log.event(
             "server.ready",
@@ -319,6 +320,7 @@ class App:
 def run_app(settings: Settings, *, kinds: tuple[type[Clause], ...], pretend: bool, on_ready: Callable[[App], None]) -> int:
     """Serve until a signal. Returns the process's exit code; mistakes of the operator go to standard error, in words."""
     sys.setswitchinterval(_SWITCH_S)
+    gc.disable()  # until all is built: what is built by then stays
     log = Log(sys.stdout.fileno(), clock=SystemClock(), level=settings.log_level, format=settings.log_format)
     undo = install(log)
     try:
