@@ -54,7 +54,7 @@ class Settlement:
         exact, output_tokens = found.exact, 0
         if not call.stream and call.surface.has_output and (trip.meter is None or not trip.meter.ended):
             # Nobody saw how much of a whole answer was made, so it is all that was held: leaving early is no way past a budget.
-            exact, output_tokens = False, call.choices * (call.cap or 0)
+            exact, output_tokens = False, call.billed_output
         elif trip.meter is not None and trip.meter.text:
             counted = await self._tokenizer.count((trip.meter.text.decode("utf-8", "replace"),), model=call.model or "")
             output_tokens, exact = counted.tokens, exact and counted.exact
@@ -88,5 +88,5 @@ def known_usage(trip: Trip) -> tuple[Usage, UsageSource | None] | None:
     if meter.usage is not None:
         return meter.usage, "reported"
     if meter.unfinished or isinstance(meter, PassMeter):
-        return Usage(input_tokens=call.input_bound, output_tokens=call.choices * (call.cap or 0)), "estimated"
+        return Usage(input_tokens=call.input_bound, output_tokens=call.billed_output), "estimated"
     return None

@@ -22,6 +22,7 @@ STEPS = (
     "proxy.outline",
     "proxy.entry",
     "proxy.trip",
+    "proxy.fitting",
     "proxy.admission",
     "proxy.dispatch",
     "proxy.relay",
