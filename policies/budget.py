@@ -27,7 +27,7 @@ class Budget(Clause):
     when_spent: WhenSpent = option("alarm lets calls pass, reject refuses what could exceed the budget (alarm)", default="alarm")
     holds: Holds | None = option(
         "what a running call takes of what is left: strict = the most it can cost, so nothing overshoots; optimistic = its input and 256 "
-        "tokens a choice, so more calls run side by side, and overshoot by what they use beyond (strict with reject, optimistic with alarm)",
+        "tokens a choice, so more calls run at once, and overshoot by what they use beyond (strict with reject, optimistic with alarm)",
         default=None,
     )
     least_cap: Count = option(

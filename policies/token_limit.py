@@ -21,7 +21,7 @@ class TokenLimit(Clause):
     burst: Count | None = option("tokens that may be used at once, and so the largest call (as tokens)", default=None)
     holds: Holds = option(
         "what a running call takes of what is left: strict = the most it can use, so nothing overshoots; optimistic = its input and 256 "
-        "tokens a choice, so more calls run side by side, and overshoot by what they use beyond (strict)",
+        "tokens a choice, so more calls run at once, and overshoot by what they use beyond (strict)",
         default="strict",
     )
     least_cap: Count = option(

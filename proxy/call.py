@@ -163,7 +163,7 @@ class Timeouts:
 
 
 class Drain(NamedTuple):
-    """How far an answer is read on once its client has left: so many seconds, so many bytes of body, whichever is over first."""
+    """How far an answer is read on once its client has left: so many seconds or bytes, whichever are over first; 0 = not at all."""
 
     seconds: float
     size: int

@@ -25,6 +25,7 @@ STEPS = (
     "proxy.fitting",
     "proxy.admission",
     "proxy.dispatch",
+    "proxy.departure",
     "proxy.relay",
     "proxy.settlement",
     "proxy.accounts",

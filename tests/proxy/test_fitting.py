@@ -167,7 +167,8 @@ async def test_money_is_cut_to_what_is_left_to_the_nanodollar() -> None:
     body = chat(max_tokens=5000)
     trip = await gate.admit(body)
     call = trip.call
-    assert call.cap is not None and call.price is not None
+    assert call.cap is not None
+    assert call.price is not None
     assert call.held_nanousd <= 1_000_000
     assert call.price.worst_nanousd(input_tokens=call.input_bound, output_tokens=call.cap + 1) > 1_000_000
 
