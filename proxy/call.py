@@ -257,7 +257,9 @@ class Call:
         """What the input costs at most, and output as is usual."""
         if self.price is None:
             return 0
-        return self.price.worst_nanousd(input_tokens=self.input_bound, output_tokens=self.typical_output)
+        each = self.ceiling if self.cap is None else self.cap
+        likely = self.choices * (each if each < TYPICAL_OUTPUT else TYPICAL_OUTPUT)
+        return self.price.worst_nanousd(input_tokens=self.input_bound, output_tokens=likely)
 
     @property
     def billed_output(self) -> int:

@@ -79,7 +79,6 @@ class _Reading:
     __slots__ = (
         "_further",
         "_further_bytes",
-        "_told_at",
         "ended",
         "error",
         "first_token",
@@ -98,7 +97,7 @@ class _Reading:
         self.usage: Usage | None = None
         self.model: str | None = None
         self.error: Any = None
-        self.sequence = self._further_bytes = self._told_at = 0
+        self.sequence = self._further_bytes = 0
         self.text = bytearray()
         self._further: dict[int, bytearray] | None = None  # text of choices beyond the first
 
@@ -112,7 +111,7 @@ class _Reading:
         return (self.text,) if self._further is None else (self.text, *self._further.values())
 
     def outgrown(self) -> bool:
-        return sum(map(len, self.texts())) > self._told_at
+        return False
 
     def _told(self, block: Any) -> None:
         if block is None:
@@ -122,7 +121,6 @@ class _Reading:
             self.nonsense = True
         else:
             self.usage = usage
-            self._told_at = sum(map(len, self.texts()))
 
     def _wrote(self, piece: Any, choice: Any = None) -> None:
         if isinstance(piece, str) and piece:
@@ -241,7 +239,7 @@ def _speaks_in(before: bytes, behind: bytes) -> bool:
 class StreamMeter(_Reading):
     """A stream of events. Only whole events leave, so that whatever breaks, no half of one was sent."""
 
-    __slots__ = ("_between", "_frame", "_frames_left", "_hide_usage", "_passing", "_splitter")
+    __slots__ = ("_between", "_frame", "_frames_left", "_hide_usage", "_passing", "_splitter", "_told_at")
 
     def __init__(self, *, hide_usage: bool) -> None:
         """hide_usage: the usage chunk was asked for by us, not by the client."""
@@ -253,6 +251,10 @@ class StreamMeter(_Reading):
         self._frame: tuple[bytes, int, bytes, bytearray] | None = None
         self._frames_left = _MOST_FRAMES
         self._between = True  # whatever comes next begins an event
+        self._told_at = 0  # bytes of text before the last usage
+
+    def outgrown(self) -> bool:
+        return sum(map(len, self.texts())) > self._told_at
 
     def repeats(self, data: bytes, at: int, end: int) -> bool:
         frame = self._frame
@@ -372,6 +374,7 @@ class StreamMeter(_Reading):
                 self._remember(event, choices)
             return True
         self._told(block)
+        self._told_at = sum(map(len, self.texts()))
         return not (self._hide_usage and choices == [])
 
     def _read_typed(self, kind: str, said: Mapping[str, Any]) -> None:
