@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from proxy.call import Call
 from proxy.policy.contract import Charge, Clause, Limit, Rate, Stage, Toll, Unit, option
-from proxy.policy.values import PERIOD_S, By, Count, RatePeriod, check_by
+from proxy.policy.values import PERIOD_S, By, Count, Holds, RatePeriod, check_by
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +19,15 @@ class TokenLimit(Clause):
     per: RatePeriod = option("second, minute, hour or day")
     by: By = option("who shares one limit: user, key, tag, model, everyone, or a list of these (user)", default=("user",))
     burst: Count | None = option("tokens that may be used at once, and so the largest call (as tokens)", default=None)
+    holds: Holds = option(
+        "what a running call takes of what is left: strict = the most it can use, so nothing overshoots; optimistic = its input and 256 "
+        "tokens a choice, so more calls run at once, and overshoot by what they use beyond (strict)",
+        default="strict",
+    )
+    least_cap: Count = option(
+        "when less is left than a call may use, its output cap is lowered to fit, and not below this: then it is refused (16)",
+        default=16,
+    )
     _toll: Toll = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -29,7 +38,10 @@ class TokenLimit(Clause):
         object.__setattr__(self, "_toll", Toll(limit, self.by))
 
     def charges(self, call: Call) -> tuple[Charge, ...]:
-        held = call.held_tokens
+        held = call.held_tokens if self.holds == "strict" else call.typical_tokens
         if not held:
             return ()  # a call that carries no tokens, such as GET /v1/models, has nothing to wait for
         return self._toll.charges(call, held)
+
+    def lowered(self, call: Call, left: int) -> tuple[int, int] | None:
+        return (left - call.input_bound) // call.choices, self.least_cap

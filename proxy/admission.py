@@ -15,9 +15,10 @@ from proxy.counting import count_input
 from proxy.deadlines import Watch
 from proxy.entry import Entry
 from proxy.errors import InvalidCall, NotAdmitted, Refusal
-from proxy.policy.contract import Unit
+from proxy.fitting import hold_less
+from proxy.policy.contract import NANOUSD, TOKENS, Unit
 from proxy.policy.policyset import Plan, PolicySet
-from proxy.state.contract import Denial, Holder, StateStore
+from proxy.state.contract import Denial, Holder, Reservation, StateStore
 from proxy.tokens import Tokenizer
 from proxy.trip import Arrival, Observer, Trip
 from proxy.wire import body
@@ -143,18 +144,13 @@ class Admission:
             raise InvalidCall("bad_request", "The call came back to the proxy that sent it: an upstream points at this proxy.")
 
     async def reserve(self, trip: Trip) -> None:
-        """Hold every charge, or refuse. Where only the byte bound stands in the way, the tokenizer is asked before saying no."""
+        """Hold every charge, or as much as is left of tokens and money where the call can be made to fit, or refuse."""
         call, plan = trip.call, trip.plan
         assert plan is not None
         holder = Holder(call.principal.key, call.principal.user, call.model or "", call.surface.name)
-        lasts_s = trip.set.longest_s
-        held = await self.store.reserve(trip.set.charges(call, plan), holder, lasts_s=lasts_s)
-        if isinstance(held, Denial) and held.charge.limit.unit in (Unit.TOKENS, Unit.NANOUSD) and call.fields is not None:
-            counted = await count_input(call, self.tokenizer)
-            likely = counted.tokens + counted.tokens // 32 + 16  # framing is not published to the token, so a little on top
-            if counted.exact and likely < call.input_bound:
-                call.input_bound = likely
-                held = await self.store.reserve(trip.set.charges(call, plan), holder, lasts_s=lasts_s)
+        held = await self.store.reserve(trip.set.charges(call, plan), holder, lasts_s=trip.set.longest_s)
+        if isinstance(held, Denial):
+            held = await self._reserve_less(trip, held, holder)
         if isinstance(held, Denial):
             trip.balances = (held.balance,)
             raise _refusal(held)
@@ -164,6 +160,31 @@ class Admission:
                 if (denial.charge.limit.policy, denial.charge.limit.clause) in shadowed:
                     self.observer.would_refuse(denial.charge.limit.policy, denial.charge.limit.clause)
         trip.reservation = held
+
+    async def _reserve_less(self, trip: Trip, denial: Denial, holder: Holder) -> Reservation | Denial:
+        """Hold what is left of tokens and money, where the call can do with it: its input counted, its output cap lowered to fit."""
+        call, plan = trip.call, trip.plan
+        assert plan is not None
+        if not _is_short(denial) or call.fields is None:
+            return denial
+        if call.cap is None:  # what is held for its output is so much that its input is only counted where that makes a difference
+            held = await hold_less(self.store, trip.set, call, plan, denial, holder=holder, least=call.input_bound)
+            if not isinstance(held, Denial):
+                return held
+        counted = await count_input(call, self.tokenizer)
+        likely = counted.tokens + counted.tokens // 32 + 16  # framing is not published to the token, so a little on top
+        if counted.exact and likely < call.input_bound:
+            call.input_bound = likely
+            again = await self.store.reserve(trip.set.charges(call, plan), holder, lasts_s=trip.set.longest_s)
+            if not isinstance(again, Denial) or not _is_short(again):
+                return again
+            denial = again
+        return await hold_less(self.store, trip.set, call, plan, denial, holder=holder)
+
+
+def _is_short(denial: Denial) -> bool:
+    """Whether a smaller call might pass."""
+    return denial.charge.limit.unit in (TOKENS, NANOUSD)
 
 
 def _refuse_other_than_json(headers: Mapping[str, str]) -> None:
@@ -203,6 +224,9 @@ def _prepare(policies: PolicySet, call: Call, received: tuple[bytes, int] | None
         clause.prepare(call.scratch())
     if received is not None:
         call.price = policies.prices.find(call.model) if call.model is not None else None
+        if call.cap is None and call.surface.has_output:
+            known = policies.prices.context(call.model) if call.model is not None else None
+            call.ceiling = known or MOST_CONTEXT
         body.ask_for_usage(call)
     return plan
 

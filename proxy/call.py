@@ -10,6 +10,9 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
+# Output tokens of one choice that are held where not the worst but the usual case is, and billed where nobody knows any bound.
+TYPICAL_OUTPUT = 256
+
 _OPENAI_MODEL = re.compile(r"(?:openai/)?(?:gpt-(?!oss)|chatgpt-|o\d|ft:|codex-|computer-use)")
 
 UsageSource = Literal["reported", "counted", "estimated"]
@@ -121,6 +124,13 @@ class Price:
         total = input_tokens * self.dearest_input + output_tokens * self.dearest_output
         return -(-total // 1_000_000)
 
+    def output_within(self, nanousd: int, *, input_tokens: int) -> int:
+        """How many output tokens at the most so much money pays for, beside the input; below 0 where it does not pay for that.
+
+        Asked of a price whose output costs something.
+        """
+        return (nanousd * 1_000_000 - input_tokens * self.dearest_input) // self.dearest_output
+
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
@@ -152,6 +162,13 @@ class Timeouts:
         )
 
 
+class Drain(NamedTuple):
+    """How far an answer is read on once its client has left: so many seconds or bytes, whichever are over first; 0 = not at all."""
+
+    seconds: float
+    size: int
+
+
 # What a call starts with, for policies to lower; the upstream's own deadlines come to it when one is chosen.
 UNBOUNDED = Timeouts(**{name: float("inf") for name in Timeouts.__dataclass_fields__})
 
@@ -176,10 +193,11 @@ class Call:
     body: as received, b"" for none, for one whose parts are known, and
     once an upstream has answered; size: its bytes; parts: the body as it is sent, () where that is yet to be found out.
     fields: the parsed JSON body, read-only, or None where the path is passed as bytes.
-    asked_caps: each cap field the client sent with a number. cap: output tokens of one choice after shaping, None = no bound known.
+    asked_caps: each cap field the client sent with a number. cap: output tokens of one choice after shaping, None = no cap is sent;
+    ceiling: the model's own bound for one without a cap.
     choices: how many answers the upstream generates and bills (n, best_of, prompts). input_bound: tokens the input can be at most.
     edits: top-level body fields to set before the body is sent; empty = the body is passed on byte for byte.
-    price: of `model`, filled after shaping; None for a surface that costs nothing.
+    price: of `model`, filled after shaping; None for a surface that costs nothing. drain: None = no policy says anything, so no reading on.
     """
 
     id: str
@@ -196,12 +214,14 @@ class Call:
     stream: bool = False
     asked_caps: dict[str, int] = field(default_factory=dict)
     cap: int | None = None
+    ceiling: int = 0
     choices: int = 1
     input_bound: int = 0
     edits: dict[str, Any] = field(default_factory=dict)
     clamps: dict[str, Clamp] = field(default_factory=dict)
     timeouts: Timeouts = UNBOUNDED
     price: Price | None = None
+    drain: Drain | None = None
 
     @property
     def asked_cap(self) -> int | None:
@@ -211,14 +231,40 @@ class Call:
     @property
     def held_tokens(self) -> int:
         """The most tokens this call can use: input bound plus every choice up to its cap."""
-        return self.input_bound + self.choices * (self.cap or 0)
+        return self.input_bound + self.choices * (self.ceiling if self.cap is None else self.cap)
 
     @property
     def held_nanousd(self) -> int:
         """The most this call can cost."""
         if self.price is None:
             return 0
-        return self.price.worst_nanousd(input_tokens=self.input_bound, output_tokens=self.choices * (self.cap or 0))
+        most = self.choices * (self.ceiling if self.cap is None else self.cap)
+        return self.price.worst_nanousd(input_tokens=self.input_bound, output_tokens=most)
+
+    @property
+    def typical_output(self) -> int:
+        """Output tokens of all choices in the usual case, and never more than their caps allow."""
+        each = self.ceiling if self.cap is None else self.cap
+        return self.choices * (each if each < TYPICAL_OUTPUT else TYPICAL_OUTPUT)
+
+    @property
+    def typical_tokens(self) -> int:
+        """The input bound, and output as is usual."""
+        return self.input_bound + self.typical_output
+
+    @property
+    def typical_nanousd(self) -> int:
+        """What the input costs at most, and output as is usual."""
+        if self.price is None:
+            return 0
+        each = self.ceiling if self.cap is None else self.cap
+        likely = self.choices * (each if each < TYPICAL_OUTPUT else TYPICAL_OUTPUT)
+        return self.price.worst_nanousd(input_tokens=self.input_bound, output_tokens=likely)
+
+    @property
+    def billed_output(self) -> int:
+        """Output tokens of all choices where nobody saw how many were made: up to the caps, or as is usual where there are none."""
+        return self.typical_output if self.cap is None else self.choices * self.cap
 
     def limit_output(self, cap: int) -> None:
         """Lower every output cap to `cap`, and add one where the client sent none. Any order of calls ends at the smallest."""

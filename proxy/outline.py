@@ -8,7 +8,7 @@ those bytes and the entry alone, so neither `prepare` nor `shape` may look at th
 from dataclasses import dataclass, replace
 from typing import Any
 
-from proxy.call import Call, Clamp, Price, Timeouts
+from proxy.call import Call, Clamp, Drain, Price, Timeouts
 from proxy.policy.policyset import Plan
 from proxy.wire import body
 
@@ -23,7 +23,8 @@ _SENTINEL = "a-text-that-no-body-holds"
 class Outline:
     """One of them. before, behind: the bytes around the messages, as received; front, back: as sent.
 
-    fields: as parsed, with nothing for the messages. The rest is as in the Call that was shaped; no call changes it any more.
+    fields: as parsed, with nothing for the messages. The rest is as in the Call that was shaped; no call changes it any more, and one
+    whose cap is lowered to what is left is given edits of its own.
     """
 
     before: bytes
@@ -37,11 +38,13 @@ class Outline:
     stream: bool
     asked_caps: dict[str, int]
     cap: int | None
+    ceiling: int
     choices: int
     edits: dict[str, Any]
     clamps: dict[str, Clamp]
     timeouts: Timeouts
     price: Price | None
+    drain: Drain | None
 
 
 class Outlines:
@@ -77,6 +80,7 @@ class Outlines:
                 call.asked_caps, call.cap, call.choices = outline.asked_caps, outline.cap, outline.choices
                 call.edits, call.clamps = outline.edits, outline.clamps
                 call.timeouts, call.price = outline.timeouts, outline.price
+                call.ceiling, call.drain = outline.ceiling, outline.drain
                 return outline.plan
         return None
 
@@ -108,10 +112,12 @@ class Outlines:
             stream=call.stream,
             asked_caps=call.asked_caps,
             cap=call.cap,
+            ceiling=call.ceiling,
             choices=call.choices,
             edits=call.edits,
             clamps=call.clamps,
             timeouts=call.timeouts,
             price=call.price,
+            drain=call.drain,
         )
         self._known = [outline, *self._known[: MOST_OUTLINES - 1]]

@@ -10,7 +10,7 @@ the call after it.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from proxy.admission import Admission
@@ -18,6 +18,7 @@ from proxy.allowance import allowance_lines, usd
 from proxy.call import Call
 from proxy.clock import Clock
 from proxy.deadlines import Sweep, Watch
+from proxy.departure import Departures, hear_out
 from proxy.dispatch import Dispatch, meter_for
 from proxy.errors import InvalidCall, Overloaded, ProxyError, UpstreamError
 from proxy.policy.contract import REQUESTS, TOKENS, Balance
@@ -51,6 +52,7 @@ class Pipeline:
     observer: Observer
     draining: bool = False
     inflight: int = 0
+    departures: Departures = field(default_factory=Departures)
     _idle: asyncio.Event | None = None  # while somebody waits for it
 
     def __repr__(self) -> str:
@@ -120,10 +122,16 @@ class Pipeline:
             await admission.reserve(trip)
             try:
                 trip.admitted_ns = self.clock.monotonic_ns()
-                answer = await self.dispatch.open(trip, arrival, watch)
+                opening = self.dispatch.open(trip, arrival, watch)
+                answer = await (opening if trip.call.drain is None else self.departures.opened(opening, trip, watch))
                 try:
                     await self._relay(trip, answer, sink, watch)
+                except (asyncio.CancelledError, ConnectionError):
+                    await self.departures.read_on(answer, trip, watch)
+                    raise
                 finally:
+                    if not trip.settled:
+                        hear_out(answer, trip.meter)
                     answer.close()
             finally:
                 await self.settlement.settle(trip)

@@ -7,6 +7,7 @@ The rule a reader could break: numbers that are not known are never zero.
 
 import asyncio
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from proxy.call import Usage, UsageSource
 from proxy.counting import count_input
@@ -15,6 +16,8 @@ from proxy.state.contract import Booking
 from proxy.tokens import Tokenizer
 from proxy.trip import Trip
 from proxy.wire.meter import PassMeter
+
+_FRAMING_TOKENS = 1000  # that a server may put around a prompt
 
 
 class Settlement:
@@ -55,11 +58,14 @@ class Settlement:
         exact, output_tokens = found.exact, 0
         if not call.stream and call.surface.has_output and (trip.meter is None or not trip.meter.ended):
             # Nobody saw how much of a whole answer was made, so it is all that was held: leaving early is no way past a budget.
-            exact, output_tokens = False, call.choices * (call.cap or 0)
-        elif trip.meter is not None and trip.meter.text:
-            counted = await self._tokenizer.count((trip.meter.text.decode("utf-8", "replace"),), model=call.model or "")
+            exact, output_tokens = False, call.billed_output
+        elif trip.meter is not None and trip.meter.first_token:
+            texts = [text.decode("utf-8", "replace") for text in trip.meter.texts()]
+            counted = await self._tokenizer.count(texts, model=call.model or "")
             output_tokens, exact = counted.tokens, exact and counted.exact
         usage = Usage(input_tokens=found.tokens, output_tokens=output_tokens)
+        if trip.meter is not None and (told := trip.meter.usage) is not None:  # it was true before more output came
+            usage = replace(told, output_tokens=max(told.output_tokens, output_tokens))
         await self._book(trip, usage, "counted" if exact else "estimated")
 
     async def _book(self, trip: Trip, usage: Usage, source: UsageSource | None) -> None:
@@ -87,8 +93,11 @@ def known_usage(trip: Trip) -> tuple[Usage, UsageSource | None] | None:
         return Usage(), None  # never sent, free by nature, or refused by the upstream
     if meter is None:
         return None
-    if meter.usage is not None:
-        return meter.usage, "reported"
+    usage = meter.usage
+    if usage is not None and (meter.ended or not meter.outgrown()):
+        if usage.input_tokens > 3 * call.input_bound + _FRAMING_TOKENS:  # more than its bytes can be
+            meter.nonsense = True
+        return usage, "reported"
     if meter.unfinished or isinstance(meter, PassMeter):
-        return Usage(input_tokens=call.input_bound, output_tokens=call.choices * (call.cap or 0)), "estimated"
+        return Usage(input_tokens=call.input_bound, output_tokens=call.billed_output), "estimated"
     return None

@@ -213,6 +213,13 @@ class Clause:
         """What to hold before the upstream sees the call."""
         return ()
 
+    def lowered(self, call: Call, left: int) -> tuple[int, int] | None:
+        """The output cap that brings this clause's charge down to `left`, which is less than it is; and the least cap that is of use.
+
+        The first may be less than the second, or below zero: then the call does not fit. None where no cap changes the charge.
+        """
+        return None
+
     def settled(self, balance: Balance) -> tuple[Notice, ...]:
         """Notices that a settled balance of one of this clause's charges calls for.
 

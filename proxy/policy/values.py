@@ -296,6 +296,7 @@ Mode = Annotated[Literal["enforce", "shadow"], words("enforce", "shadow")]
 RatePeriod = Annotated[Literal["second", "minute", "hour", "day"], words("second", "minute", "hour", "day")]
 Window = Annotated[Literal["minute", "hour", "day", "week", "month"], words("minute", "hour", "day", "week", "month")]
 ByWord = Annotated[Literal["user", "key", "tag", "model", "everyone"], words("user", "key", "tag", "model", "everyone")]
+Holds = Annotated[Literal["strict", "optimistic"], words("strict", "optimistic")]
 By = Annotated[tuple[ByWord, ...], NotEmpty("everyone makes one limit for all")]
 
 

@@ -70,7 +70,7 @@ DECLARED: Mapping[str, Declaration] = {
     "tollhouse_cost_usd_total": Declaration("counter", "Cost in US dollars.", ("model", "key"), most=600, scale=1_000_000_000),
     "tollhouse_usage_source_total": Declaration("counter", "Calls by where their token counts come from.", ("source",), most=3),
     "tollhouse_usage_mismatch_total": Declaration(
-        "counter", "Answers whose usage block was there and made no sense; they are counted instead."
+        "counter", "Answers whose usage block made no sense, and was not used, or was tenfold off the text that came."
     ),
     "tollhouse_refusals_total": Declaration(
         "counter",

@@ -102,6 +102,10 @@ class HttpAnswer:
         self.told = True
         return self.taken() if self.chunks else b""
 
+    def received(self) -> bytes:
+        """The contract's `received`."""
+        return self.taken() if self.chunks else b""
+
     async def pump(self, take: Take, take_chunk: TakeChunk | None = None) -> bool:
         """The contract's `pump`. One reader at a time."""
         while True:

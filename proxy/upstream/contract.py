@@ -50,6 +50,9 @@ class Answer(Protocol):
     def at_hand(self) -> bytes | None:
         """The whole body, where all of it was received already, else None. What it gives out nobody gets again."""
 
+    def received(self) -> bytes:
+        """What of the body has come and nobody took yet, without waiting; b"" for nothing."""
+
     async def pump(self, take: Take, take_chunk: TakeChunk | None = None) -> bool:
         """Hand the body out, piece by piece as it comes, until whoever takes says False: True then, and it may go on with another call.
 

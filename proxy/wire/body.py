@@ -303,13 +303,22 @@ def ask_for_usage(call: Call) -> None:
 
 def patched(call: Call) -> tuple[bytes | memoryview, ...]:
     """The body to send, in parts: as received, but for the call's edits. Errors: none for a call that `check` has passed."""
-    body, fields = call.body, call.fields
     if not call.edits:
-        return (body,)
-    assert fields is not None
+        return (call.body,)
+    assert call.fields is not None
+    return _patched(call.body, call.fields, call.edits)
+
+
+def patched_again(parts: tuple[bytes | memoryview, ...], edits: Mapping[str, Any]) -> tuple[bytes | memoryview, ...]:
+    """A body that was patched already, with these fields set as well. Errors: none for what `patched` gave out."""
+    body = b"".join(parts)
+    return _patched(body, parse(body), edits)
+
+
+def _patched(body: bytes, fields: Mapping[str, Any], edits: Mapping[str, Any]) -> tuple[bytes | memoryview, ...]:
     added: dict[str, Any] = {}
     replaced: list[tuple[int, int, Any]] = []  # no two begin at one place, so values are never compared
-    for name, value in call.edits.items():
+    for name, value in edits.items():
         if name in fields:
             replaced.append((*_place(body, fields, name), value))
         else:

@@ -11,41 +11,41 @@ upstream reports no usage, and goes with the meter.
 """
 
 import json
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import orjson
 
 from proxy.call import Usage
 from proxy.errors import UpstreamError
+from proxy.wire.said import CALL_KEYS, OUTPUT_KEYS, TEXT_KEYS, called, objects, texts_of
 from proxy.wire.sse import LATE_LF, Splitter, data_of
-from proxy.wire.usage import read_usage
+from proxy.wire.usage import doubtful, far_off, read_usage, tail_usage
 
 MOST_EVENT_BYTES = 8 << 20  # partial images make very long lines; beyond this an event is an attack or a fault
 MOST_WHOLE_BYTES = 1 << 20  # a JSON answer up to here is held back, so that its cost can stand in the head
 MOST_TEXT_BYTES = 8 << 20
 _TAIL_BYTES = 64 << 10  # the usage of a large embeddings answer stands behind its vectors
 
+_MOST_CHOICES = 256  # whose texts are kept apart
+
 _MOST_SEQUENCE = 1 << 53  # what JavaScript can count to; the number after a larger one could not be written
 
 _DONE = b"[DONE]"
 _TERMINAL = frozenset({"response.completed", "response.incomplete", "response.failed"})
-_TEXT_KEYS = frozenset({"content", "reasoning_content", "reasoning", "refusal", "text"})
-_CALL_KEYS = frozenset({"tool_calls", "function_call", "audio"})
-_OUTPUT_KEYS = _TEXT_KEYS | _CALL_KEYS
 _CONTENT = b'"content":"'
 _QUOTE, _BACKSLASH, _LF, _CR = b'"\\\n\r'  # what ends a text, or makes it mean another
 _SENTINEL = b"a-text-that-no-upstream-sends"
 _MOST_FRAMES = 8  # looked for in a stream: the head of an answer, a change of its model or choice, and a few more
-_USAGE = re.compile(rb'"usage"\s*:\s*(?=\{)')
 _JSON = json.JSONDecoder()
 
 
 class Meter(Protocol):
-    """streams: whether the head goes out at once. ended: the surface's own end was seen. text: output text so far, UTF-8 if what came was.
+    """streams: whether the head goes out at once. ended: the surface's own end was seen.
 
-    usage: the last that made sense; nonsense: a usage block was there and made none. first_token: output has begun.
+    text: output text of the first choice so far, UTF-8 if what came was; texts: of every choice.
+    usage: the last that made sense; nonsense: a usage block was there and made none, or is far off the text. first_token: output has begun.
+    outgrown: more output came behind the usage, of a stream that has not ended.
     unfinished: the answer cannot say what is used: it is a receipt for work that goes on, or too large to be read.
     error: an error the upstream put into its stream before its end, as parsed; from it on nothing comes out.
     """
@@ -61,6 +61,10 @@ class Meter(Protocol):
     unfinished: bool
     error: Any
 
+    def texts(self) -> tuple[bytearray, ...]: ...
+
+    def outgrown(self) -> bool: ...
+
     def repeats(self, data: bytes, at: int, end: int) -> bool:
         """Whether `data[at:end]` is one event like the last, and so passes. It is counted then; if not, it is to be fed."""
 
@@ -72,7 +76,20 @@ class Meter(Protocol):
 class _Reading:
     """What all meters tell."""
 
-    __slots__ = ("ended", "error", "first_token", "model", "nonsense", "sequence", "streams", "text", "unfinished", "usage")
+    __slots__ = (
+        "_further",
+        "_further_bytes",
+        "ended",
+        "error",
+        "first_token",
+        "model",
+        "nonsense",
+        "sequence",
+        "streams",
+        "text",
+        "unfinished",
+        "usage",
+    )
 
     def __init__(self, *, streams: bool) -> None:
         self.streams = streams
@@ -80,13 +97,20 @@ class _Reading:
         self.usage: Usage | None = None
         self.model: str | None = None
         self.error: Any = None
-        self.sequence = 0
+        self.sequence = self._further_bytes = 0
         self.text = bytearray()
+        self._further: dict[int, bytearray] | None = None  # text of choices beyond the first
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} ended={self.ended} usage={self.usage} text={len(self.text)}>"
 
     def repeats(self, data: bytes, at: int, end: int) -> bool:
+        return False
+
+    def texts(self) -> tuple[bytearray, ...]:
+        return (self.text,) if self._further is None else (self.text, *self._further.values())
+
+    def outgrown(self) -> bool:
         return False
 
     def _told(self, block: Any) -> None:
@@ -98,11 +122,35 @@ class _Reading:
         else:
             self.usage = usage
 
-    def _wrote(self, piece: Any) -> None:
+    def _wrote(self, piece: Any, choice: Any = None) -> None:
         if isinstance(piece, str) and piece:
             self.first_token = True
-            if len(self.text) < MOST_TEXT_BYTES:
-                self.text += piece.encode("utf-8", "surrogatepass")
+            text = self._text_of(choice, len(piece)) if choice else self.text
+            if len(text) < MOST_TEXT_BYTES:
+                text += piece.encode("utf-8", "surrogatepass")
+
+    def _text_of(self, choice: Any, more: int) -> bytearray:
+        """The text of a choice, which grows by so much; of one too many, or that says too much, the first one's, which has a bound."""
+        if self._further is None:
+            self._further = {}
+        self._further_bytes += more
+        if type(choice) is not int or self._further_bytes > MOST_TEXT_BYTES:
+            return self.text
+        if choice not in self._further:
+            if len(self._further) >= _MOST_CHOICES:
+                return self.text
+            self._further[choice] = bytearray()
+        return self._further[choice]
+
+    def _weigh(self) -> None:
+        """Doubt a usage that is far off the text. None at all for some is no usage; ten times too much or too little is noted."""
+        usage = self.usage
+        if usage is None:
+            return
+        if not usage.output_tokens and self.text:
+            self.usage, self.nonsense = None, True
+        elif far_off(usage, sum(map(len, self.texts()))):
+            self.nonsense = True
 
 
 class PassMeter(_Reading):
@@ -148,19 +196,21 @@ class BodyMeter(_Reading):
     def finish(self) -> bytes:
         body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         if self._passing:
-            self._told(_tail_usage(body))
+            self._told(tail_usage(body))
             self.unfinished = self.usage is None
             self.ended = True
             return b""
         answer = _parsed(body)
         if type(answer) is dict:
             self._told(answer.get("usage"))
+            usage = self.usage
             model = answer.get("model")
             self.model = model if type(model) is str else None
             self.unfinished = answer.get("status") in ("queued", "in_progress")
-            if self.usage is None:
-                for piece in _texts(answer):
-                    self._wrote(piece)
+            if usage is None or doubtful(usage, self._size):
+                for choice, piece in texts_of(answer):
+                    self._wrote(piece, choice)
+                self._weigh()
         self.ended = True
         return body
 
@@ -177,46 +227,6 @@ def _parsed(body: bytes) -> Any:
         raise UpstreamError("upstream_broken", "The upstream's answer is not valid JSON.") from error
 
 
-def _tail_usage(tail: bytes) -> Any:
-    """The last `usage` object within the end of a body too large to parse, or None."""
-    places = [match.end() for match in _USAGE.finditer(tail)]
-    if not places:
-        return None
-    try:
-        return _JSON.raw_decode(tail[places[-1] :].decode("utf-8", "replace"))[0]
-    except (ValueError, RecursionError):
-        return None
-
-
-def _texts(answer: Mapping[str, Any]) -> Iterator[Any]:
-    """Every piece of generated text in a whole answer of chat, completions or responses."""
-    for choice in _objects(answer.get("choices")):
-        message = choice.get("message")
-        for holder in (choice, message if isinstance(message, dict) else {}):
-            yield from _pieces(holder)
-    for item in _objects(answer.get("output")):
-        yield item.get("arguments")
-        for part in (*_objects(item.get("content")), *_objects(item.get("summary"))):
-            yield from _pieces(part)
-
-
-def _pieces(holder: Mapping[str, Any]) -> Iterator[Any]:
-    """The generated text in a message, a delta or a part."""
-    for key, value in holder.items():
-        if key in _TEXT_KEYS:
-            yield value
-        elif key in _CALL_KEYS:
-            yield from _called(value)
-
-
-def _called(value: Any) -> Iterator[Any]:
-    """Names and arguments of tool calls, of the one call of old, and the words of what was spoken."""
-    for said in _objects(value if isinstance(value, list) else [value]):
-        function = said.get("function")
-        named = function if isinstance(function, dict) else said
-        yield from (named.get("name"), named.get("arguments"), said.get("transcript"))
-
-
 def _speaks_in(before: bytes, behind: bytes) -> bool:
     """Whether what stands between these parts of an event is the content of its delta, and of nothing else that looks like it."""
     try:
@@ -226,15 +236,10 @@ def _speaks_in(before: bytes, behind: bytes) -> bool:
         return False
 
 
-def _objects(value: Any) -> Iterator[Mapping[str, Any]]:
-    if isinstance(value, list):
-        yield from (item for item in value if isinstance(item, dict))
-
-
 class StreamMeter(_Reading):
     """A stream of events. Only whole events leave, so that whatever breaks, no half of one was sent."""
 
-    __slots__ = ("_between", "_frame", "_frames_left", "_hide_usage", "_passing", "_splitter")
+    __slots__ = ("_between", "_frame", "_frames_left", "_hide_usage", "_passing", "_splitter", "_told_at")
 
     def __init__(self, *, hide_usage: bool) -> None:
         """hide_usage: the usage chunk was asked for by us, not by the client."""
@@ -242,16 +247,20 @@ class StreamMeter(_Reading):
         self._splitter = Splitter()
         self._hide_usage = hide_usage
         self._passing = True
-        # What stands before the text of the last event that was read, its length, and what stands behind.
-        self._frame: tuple[bytes, int, bytes] | None = None
+        # What stands before the text of the last event that was read, its length, what stands behind, and where the text goes.
+        self._frame: tuple[bytes, int, bytes, bytearray] | None = None
         self._frames_left = _MOST_FRAMES
         self._between = True  # whatever comes next begins an event
+        self._told_at = 0  # bytes of text before the last usage
+
+    def outgrown(self) -> bool:
+        return sum(map(len, self.texts())) > self._told_at
 
     def repeats(self, data: bytes, at: int, end: int) -> bool:
         frame = self._frame
         if frame is None or not self._between:
             return False
-        before, length, behind = frame
+        before, length, behind, said = frame
         start, stop = at + length, end - len(behind)
         text = data[start:stop]  # empty as well where the two would overlap
         if not text or data[at:start] != before or data[stop:end] != behind:
@@ -259,8 +268,8 @@ class StreamMeter(_Reading):
         if _QUOTE in text or _BACKSLASH in text or _LF in text or _CR in text:
             return False
         self.first_token = True
-        if len(self.text) < MOST_TEXT_BYTES:
-            self.text += text
+        if len(said) < MOST_TEXT_BYTES:
+            said += text
         return True
 
     def feed(self, chunk: bytes) -> bytes:
@@ -284,20 +293,23 @@ class StreamMeter(_Reading):
             return
         delta = choices[0]["delta"]
         content = delta.get("content")
-        if type(content) is not str or any(value for key, value in delta.items() if key != "content" and key in _OUTPUT_KEYS):
+        if type(content) is not str or any(value for key, value in delta.items() if key != "content" and key in OUTPUT_KEYS):
             return
         start = event.find(_CONTENT) + len(_CONTENT)
         end = event.find(b'"', start)
         before, behind = event[:start], event[end:]
         if event.startswith(b"data: ") and event.count(b"\n") == 2 and event.endswith(b"\n\n") and _speaks_in(before, behind):
-            self._frame = before, start, behind
+            choice = choices[0].get("index")
+            self._frame = before, start, behind, self._text_of(choice, 0) if choice else self.text
 
     def finish(self) -> bytes:
         rest = self._splitter.finish()
         # Clients stop at a [DONE] that lacks its blank line; any other event that lacks it they drop without a word.
         if not self.ended and not (data_of(rest) or b"").startswith(_DONE):
             raise UpstreamError("upstream_broken", "The upstream's stream broke off before its end.")
-        self.ended = True
+        if not self.ended:
+            self.ended = True
+            self._weigh()
         return rest
 
     def _see(self, event: bytes) -> bool:
@@ -308,6 +320,7 @@ class StreamMeter(_Reading):
             self._passing = self.error is None and self._read(event)
             if self.ended or self.error is not None:
                 self._frame, self._frames_left = None, 0
+                self._weigh()
         return self._passing
 
     def _read(self, event: bytes) -> bool:
@@ -344,23 +357,24 @@ class StreamMeter(_Reading):
         if self.model is None and isinstance(said.get("model"), str):
             self.model = said["model"]
         choices = said["choices"]
-        for choice in _objects(choices):
-            delta = choice.get("delta")
+        for choice in objects(choices):
+            delta, number = choice.get("delta"), choice.get("index")
             if type(delta) is dict:
-                for key, value in delta.items():  # `_pieces`, without its generator: this runs for every token
-                    if key in _TEXT_KEYS:
-                        self._wrote(value)
-                    elif key in _CALL_KEYS:
-                        for piece in _called(value):
-                            self._wrote(piece)
+                for key, value in delta.items():  # `pieces_of`, without its generator: this runs for every token
+                    if key in TEXT_KEYS:
+                        self._wrote(value, number)
+                    elif key in CALL_KEYS:
+                        for piece in called(value):
+                            self._wrote(piece, number)
             else:
-                self._wrote(choice.get("text"))
+                self._wrote(choice.get("text"), number)
         block = said.get("usage")
         if block is None:
             if self._frames_left:
                 self._remember(event, choices)
             return True
         self._told(block)
+        self._told_at = sum(map(len, self.texts()))
         return not (self._hide_usage and choices == [])
 
     def _read_typed(self, kind: str, said: Mapping[str, Any]) -> None:

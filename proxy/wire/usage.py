@@ -4,11 +4,17 @@ Numbers that are not known are never zero: an absent, null or nonsensical block 
 Source: facts on the OpenAI API, section 3.
 """
 
+import json
+import re
 from typing import Any
 
 from proxy.call import Usage
 
+_USAGE = re.compile(rb'"usage"\s*:\s*(?=\{)')
+_JSON = json.JSONDecoder()
 _ABSURD = 1 << 40  # no call uses a trillion tokens; a figure beyond it is nonsense, not usage
+# What a few tokens more or less say nothing about: the frame of a tool call, a stop token, a word in another encoding.
+_SLACK_TOKENS = 16
 
 
 def count(value: Any) -> int | None:
@@ -57,3 +63,31 @@ def _left(total: Any, told: int) -> int | None:
     """Output tokens of embeddings, which name none, but a total: what it leaves beside the input is the output."""
     known = count(total)
     return known - told if known is not None and known >= told else None
+
+
+def tail_usage(tail: bytes) -> Any:
+    """The last `usage` object within the end of a body too large to parse, or None."""
+    places = [match.end() for match in _USAGE.finditer(tail)]
+    if not places:
+        return None
+    try:
+        return _JSON.raw_decode(tail[places[-1] :].decode("utf-8", "replace"))[0]
+    except (ValueError, RecursionError):
+        return None
+
+
+def far_off(usage: Usage, text_bytes: int) -> bool:
+    """Whether the output is ten times more or less than so much text is likely to be."""
+    likely = text_bytes // 4
+    return likely > 10 * (usage.output_tokens + _SLACK_TOKENS) or _seen(usage) > 10 * (likely + _SLACK_TOKENS)
+
+
+def doubtful(usage: Usage, size: int) -> bool:
+    """Whether the text of a whole answer is worth looking at for that. size: bytes of all of it, which its text cannot exceed."""
+    written = usage.output_tokens
+    return not written or size > 40 * (written + _SLACK_TOKENS) or (written > 10 * _SLACK_TOKENS and 4 * _seen(usage) > size)
+
+
+def _seen(usage: Usage) -> int:
+    """Output tokens that should be there as text."""
+    return usage.output_tokens - usage.reasoning_tokens - usage.audio_output_tokens

@@ -37,7 +37,7 @@ def noticed(clause: Budget, spent: int) -> list[int]:
 
 
 def test_the_most_a_call_can_cost_is_held_for_everyone() -> None:
-    (charge,) = budget().charges(a_call(input_bound=1000, cap=1000, choices=2))
+    (charge,) = budget(when_spent="reject").charges(a_call(input_bound=1000, cap=1000, choices=2))
     assert charge.amount == PRICE.worst_nanousd(input_tokens=1000, output_tokens=2000) == 9_000_000
     assert (charge.subject, charge.limit.rule) == ("everyone", Quota(50 * USD, "day", "UTC"))
     assert (charge.limit.unit, charge.limit.error) == (Unit.NANOUSD, "budget_exceeded")

@@ -12,6 +12,7 @@ from policies.budget import Budget
 from policies.concurrency import Concurrency
 from policies.max_tokens import MaxTokens
 from policies.models import Models
+from policies.on_disconnect import OnDisconnect
 from policies.rate_limit import RateLimit
 from policies.request_size import RequestSize
 from policies.timeouts import Timeouts
@@ -57,6 +58,10 @@ clauses = st.one_of(
     st.builds(TokenLimit, policy=st.just("p"), tokens=counts, per=st.just("minute"), by=st.sampled_from([("user",), ("model",)])),
     st.builds(Concurrency, policy=st.just("p"), calls=counts),
     st.builds(Budget, policy=st.just("p"), usd=counts, per=st.just("day")),
+    st.just(OnDisconnect(policy="p", do="cancel")),
+    st.builds(
+        OnDisconnect, policy=st.just("p"), do=st.just("drain"), for_at_most=st.none() | st.floats(0.001, 1000), most_bytes=counts
+    ),
 )
 asked_caps = st.dictionaries(st.sampled_from(["max_tokens", "max_completion_tokens"]), st.integers(1, 9000), max_size=2)
 
@@ -72,7 +77,8 @@ def outcome(call: Call, order: tuple[Clause, ...]) -> object:
         except Refusal as refusal:
             refusals.add((refusal.code, refusal.message))
     charges = {(c.limit, c.subject, c.amount, c.enforced) for clause in order for c in clause.charges(call)}
-    shaped = (call.model, call.cap, call.timeouts, tuple(sorted(call.edits.items())), tuple(sorted(map(str, call.clamps.values()))))
+    edits, clamps = tuple(sorted(call.edits.items())), tuple(sorted(map(str, call.clamps.values())))
+    shaped = (call.model, call.cap, call.timeouts, call.drain, edits, clamps)
     return shaped, refusals, charges
 
 

@@ -60,7 +60,7 @@ async def test_no_more_calls_run_at_once_than_are_allowed(tmp_path: Path) -> Non
 
 
 async def test_a_token_limit_holds_the_worst_case_and_gives_back_what_was_not_used(tmp_path: Path) -> None:
-    rules = "- {name: tokens, max_tokens: {cap: 4000}, token_limit: {tokens: 7000, per: hour, by: key}}"
+    rules = "- {name: tokens, max_tokens: {cap: 4000}, token_limit: {tokens: 7000, per: hour, by: key, least_cap: 4000}}"
     async with FakeUpstream(default=OK) as upstream, House(policy(rules), upstream.url + "/v1", tmp_path) as house:
         left = []
         for _ in range(3):
@@ -75,8 +75,9 @@ async def test_a_token_limit_holds_the_worst_case_and_gives_back_what_was_not_us
 
 async def test_a_call_that_asks_for_more_tokens_than_the_whole_limit_is_told_that_waiting_is_no_use(tmp_path: Path) -> None:
     rules = "- {name: tokens, token_limit: {tokens: 1000, per: minute, by: key}}"
+    long = {"model": "gpt-4.1-mini", "messages": [{"role": "user", "content": "budget " * 1200}]}
     async with FakeUpstream(default=OK) as upstream, House(policy(rules), upstream.url + "/v1", tmp_path) as house:
-        status, headers, body = await house.post(CHAT_PATH, {**CHAT, "max_tokens": 5000})
+        status, headers, body = await house.post(CHAT_PATH, {**long, "max_tokens": 5000})
     assert status == 429
     assert headers["x-should-retry"] == "false"
     assert "retry-after" not in headers
@@ -93,7 +94,7 @@ async def test_the_tokenizer_is_asked_before_a_byte_bound_refuses(tmp_path: Path
 
 
 async def test_a_budget_that_rejects_refuses_what_it_cannot_pay_and_says_when_it_turns(tmp_path: Path) -> None:
-    rules = "- {name: purse, max_tokens: {cap: 1000}, budget: {usd: 0.005, per: day, by: everyone, when_spent: reject}}"
+    rules = "- {name: purse, max_tokens: {cap: 1000}, budget: {usd: 0.005, per: day, by: everyone, when_spent: reject, least_cap: 1000}}"
     async with FakeUpstream(default=OK) as upstream, House(policy(rules), upstream.url + "/v1", tmp_path) as house:
         statuses = []
         for _ in range(4):
@@ -111,7 +112,7 @@ async def test_a_budget_that_rejects_refuses_what_it_cannot_pay_and_says_when_it
 
 
 async def test_parallel_calls_do_not_get_past_a_budget(tmp_path: Path) -> None:
-    rules = "- {name: purse, max_tokens: {cap: 1000}, budget: {usd: 0.0101, per: day, when_spent: reject}}"
+    rules = "- {name: purse, max_tokens: {cap: 1000}, budget: {usd: 0.0101, per: day, when_spent: reject, least_cap: 1000}}"
     async with FakeUpstream(default=OK) as upstream, House(policy(rules), upstream.url + "/v1", tmp_path) as house:
         answers = await asyncio.gather(*(house.post(CHAT_PATH, CHAT) for _ in range(60)))
         lines = await house.logged("call.finished", 60)
@@ -152,7 +153,7 @@ async def test_crossing_half_of_a_budget_sends_exactly_one_page(tmp_path: Path) 
 
 
 async def test_a_restart_keeps_what_was_spent(tmp_path: Path) -> None:
-    rules = "- {name: purse, max_tokens: {cap: 1000}, budget: {usd: 0.003, per: day, when_spent: reject}}"
+    rules = "- {name: purse, max_tokens: {cap: 1000}, budget: {usd: 0.003, per: day, when_spent: reject, least_cap: 1000}}"
     async with FakeUpstream(default=OK) as upstream:
         async with House(policy(rules), upstream.url + "/v1", tmp_path) as house:
             first, _, _ = await house.post(CHAT_PATH, CHAT)
@@ -172,7 +173,7 @@ async def test_an_alarm_budget_counts_and_lets_pass(tmp_path: Path) -> None:
 
 
 async def test_every_choice_is_held_for(tmp_path: Path) -> None:
-    rules = "- {name: purse, budget: {usd: 0.01, per: day, when_spent: reject}}"
+    rules = "- {name: purse, budget: {usd: 0.01, per: day, when_spent: reject, least_cap: 1000}}"
     async with FakeUpstream(default=OK) as upstream, House(policy(rules), upstream.url + "/v1", tmp_path) as house:
         one, _, _ = await house.post(CHAT_PATH, {**CHAT, "max_tokens": 1000})
         many, _, _ = await house.post(CHAT_PATH, {**CHAT, "max_tokens": 1000, "n": 10})

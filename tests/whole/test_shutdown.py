@@ -80,7 +80,9 @@ async def test_a_second_signal_waits_no_longer(tmp_path: Path) -> None:
 
 async def test_an_idle_process_stops_at_once_and_starts_again_on_its_state(tmp_path: Path) -> None:
     async with FakeUpstream(default=OK) as upstream:
-        text = policy("- {name: purse, max_tokens: {cap: 1000}, budget: {usd: 0.003, per: month, when_spent: reject}}")
+        text = policy(
+            "- {name: purse, max_tokens: {cap: 1000}, budget: {usd: 0.003, per: month, when_spent: reject, least_cap: 1000}}"
+        )
         async with Serving(tmp_path, text, upstream=upstream.url + "/v1") as proxy, proxy.client() as app:
             await app.chat.completions.create(**CHAT)
             await proxy.logged("call.finished")

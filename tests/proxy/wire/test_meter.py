@@ -95,7 +95,14 @@ def run(meter: Meter, chunks: Iterable[bytes]) -> Told:
             out += meter.finish()
     except UpstreamError as error:
         broken = error.code
-    said = (meter.ended, meter.usage, meter.nonsense, meter.model, meter.first_token, meter.text.decode("utf-8", "replace"))
+    said = (
+        meter.ended,
+        meter.usage,
+        meter.nonsense,
+        meter.model,
+        meter.first_token,
+        b"".join(meter.texts()).decode("utf-8", "replace"),
+    )
     return Told(out, broken, *said, meter.sequence, meter.unfinished, meter.error)
 
 
@@ -294,8 +301,72 @@ def test_the_last_usage_counts() -> None:
 
 
 def test_zeros_that_are_said_are_zeros() -> None:
-    assert stream([chunk("x", usage=ZEROS), DONE]).usage == Usage()
+    assert stream([chunk("", usage=ZEROS), DONE]).usage == Usage()
     assert run(BodyMeter(), [orjson.dumps({"choices": [], "usage": ZEROS})]).usage == Usage()
+
+
+def answer_of(text: str, usage: object) -> bytes:
+    return orjson.dumps({"choices": [{"message": {"content": text}}], "usage": usage})
+
+
+def test_no_output_beside_a_text_is_no_usage() -> None:
+    for told in (stream([chunk("x", usage=ZEROS), DONE]), run(BodyMeter(), [answer_of("x", ZEROS)])):
+        assert (told.usage, told.nonsense, told.text) == (None, True, "x")
+
+
+@pytest.mark.parametrize(
+    ("text", "output", "odd"),
+    [
+        ("word " * 200, 200, False),
+        ("word " * 200, 4000, True),
+        ("word " * 200, 2000, False),
+        ("word " * 200, 5, True),
+        ("word " * 200, 30, False),
+        ("Hi", 1, False),
+        ("Hi", 150, False),
+        ("Hi", 170, True),
+        ("日本語" * 100, 300, False),
+    ],
+)
+def test_a_usage_that_is_tenfold_off_its_text_is_noted_and_stands(text: str, output: int, odd: bool) -> None:
+    usage = {"prompt_tokens": 3, "completion_tokens": output}
+    last = chunk("", usage=usage)
+    for told in (stream([chunk(text), last, DONE]), run(BodyMeter(), [answer_of(text, usage)])):
+        assert (told.usage, told.nonsense) == (Usage(3, output), odd)
+
+
+def test_reasoning_that_nobody_sees_is_not_odd() -> None:
+    usage = {"prompt_tokens": 3, "completion_tokens": 5000, "completion_tokens_details": {"reasoning_tokens": 4990}}
+    for told in (stream([chunk("Forty-two"), chunk("", usage=usage), DONE]), run(BodyMeter(), [answer_of("Forty-two", usage)])):
+        assert told.nonsense is False
+
+
+def test_each_choice_has_a_text_of_its_own() -> None:
+    said = [event({"choices": [{"index": n, "delta": {"content": word}}]}) for word in ("Hel", "lo") for n in (0, 1, 2)]
+    meter = StreamMeter(hide_usage=False)
+    for one in said:
+        meter.feed(one)
+    assert meter.texts() == (b"Hello", b"Hello", b"Hello")
+
+
+def test_texts_of_choices_are_bounded_in_number_and_size() -> None:
+    meter = StreamMeter(hide_usage=False)
+    for n in range(2000):
+        meter.feed(event({"choices": [{"index": n, "delta": {"content": "x"}}]}))
+    assert len(meter.texts()) < 300
+    assert sum(map(len, meter.texts())) == 2000, "and nothing is lost by it"
+    meter.feed(event({"choices": [{"index": "1", "delta": {"content": "x"}}]}))
+    for n in range(1, 40):
+        meter.feed(event({"choices": [{"index": n, "delta": {"content": "x" * (1 << 20)}}]}))
+    assert sum(map(len, meter.texts())) <= 3 * MOST_TEXT_BYTES
+
+
+def test_output_behind_a_usage_outgrows_it() -> None:
+    meter = StreamMeter(hide_usage=False)
+    meter.feed(chunk("a", usage=CHAT_USAGE))
+    assert not meter.outgrown()
+    meter.feed(chunk("b"))
+    assert meter.outgrown()
 
 
 @pytest.mark.parametrize(
