@@ -48,14 +48,14 @@ class Spend:
 class MemoryReservation:
     """What one call holds in a MemoryStore: each charge with the account that it is held of. quotas: those of windows once more."""
 
-    __slots__ = ("_holds", "_quotas", "_store", "_told", "shadowed")
+    __slots__ = ("_holds", "_store", "_told", "quotas", "shadowed")
 
     def __init__(
         self, store: "MemoryStore", holds: Sequence[Hold], quotas: Sequence[QuotaHold], shadowed: tuple[Denial, ...]
     ) -> None:
         self._store = store
         self._holds = holds
-        self._quotas = quotas
+        self.quotas = quotas
         self._told: tuple[Balance, ...] | None = None
         self.shadowed = shadowed
 
@@ -76,8 +76,8 @@ class MemoryReservation:
                 held = charge.amount
                 spent = used.get(charge.limit.unit, held)
                 account.settle(held, spent if spent > 0 else 0, now_ns)
-            self._told = store.note(self._quotas, now_ns) if self._quotas else ()
-            store.report(self._quotas)
+            self._told = store.note(self.quotas, now_ns) if self.quotas else ()
+            store.report(self.quotas)
         return self._told
 
     def __repr__(self) -> str:
@@ -164,6 +164,12 @@ class MemoryStore:
         self._changed.clear()
         return balances
 
+    def spends(self) -> Iterator[Spend]:
+        """What is known to be spent, also of quotas that no call has met since they were restored."""
+        for (policy, clause, subject), ledger in self._ledgers.items():
+            for tally in ledger.tallies:
+                yield Spend(policy, clause, subject, ledger.unit, tally.window, tally.spent)
+
     def restore(self, spends: Iterable[Spend]) -> None:
         """Take over what was spent before this process. spends: of windows still open or just closed, oldest first."""
         for spend in spends:
@@ -198,9 +204,18 @@ class MemoryStore:
         if known is not None:
             self._undelivered[id] = replace(known, due_s=due_s, attempts=known.attempts + 1)
 
-    async def done(self, id: str) -> None:
+    async def replace(self, delivery: Delivery) -> None:
+        if delivery.id in self._undelivered:
+            self._undelivered[delivery.id] = delivery
+
+    async def done(self, id: str, *, then: Delivery | None = None, forget: Collection[str] = ()) -> None:
         if self._undelivered.pop(id, None) is not None:
             self._delivered[id] = self.clock.wall_s()
+        if then is not None and then.id not in self._delivered:
+            self._undelivered.setdefault(then.id, then)
+        for one in forget:
+            self._undelivered.pop(one, None)
+            self._delivered.pop(one, None)
 
     def __repr__(self) -> str:
         quotas, pages = len(self._ledgers), len(self._undelivered)
