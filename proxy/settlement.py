@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from proxy.call import Usage, UsageSource
 from proxy.counting import count_input
 from proxy.policy.contract import NANOUSD, TOKENS, Notice
+from proxy.spenders import Spenders
 from proxy.tokens import Tokenizer
 from proxy.trip import Trip
 from proxy.wire.meter import PassMeter
@@ -19,9 +20,10 @@ from proxy.wire.meter import PassMeter
 class Settlement:
     """Settles trips, and remembers those whose counting outlives their client."""
 
-    def __init__(self, *, tokenizer: Tokenizer, notify: Callable[[Iterable[Notice]], None]) -> None:
+    def __init__(self, *, tokenizer: Tokenizer, notify: Callable[[Iterable[Notice]], None], spenders: Spenders) -> None:
         self._tokenizer = tokenizer
         self._notify = notify
+        self._spenders = spenders
         self._counting: set[asyncio.Task[None]] = set()
 
     def __repr__(self) -> str:
@@ -73,6 +75,8 @@ class Settlement:
         began_ns = trip.now_ns()
         balances = await trip.reservation.settle(used)
         trip.settle_ns = trip.now_ns() - began_ns
+        if trip.cost_nanousd:
+            self._spenders.add(trip.reservation.quotas, call, trip.cost_nanousd)
         for balance in balances:
             if notices := plan.notices(balance):
                 self._notify(notices)

@@ -29,7 +29,7 @@ STEPS = (
     "proxy.accounts",
     "proxy.pipeline",
 )
-AIDS = ("proxy.deadlines", "proxy.tokens", "proxy.encodings", "proxy.counting", "proxy.allowance")
+AIDS = ("proxy.deadlines", "proxy.tokens", "proxy.encodings", "proxy.counting", "proxy.allowance", "proxy.spenders")
 EDGES = (
     "proxy.edge",
     "proxy.downstream",
@@ -38,6 +38,7 @@ EDGES = (
     "proxy.lane",
     "proxy.page",
     "proxy.sinks",
+    "proxy.standing",
     "proxy.courier",
 )
 
