@@ -16,7 +16,7 @@ process, even when the outbox could not be told.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from aiolimiter import AsyncLimiter
@@ -73,7 +73,7 @@ class Means:
     count: called for each attempt with the sink's kind and `delivered`, `failed` (to be tried again) or `given_up`.
     random: so many random bytes, for the jitter. finished: what has ended and of which the outbox may not know, with what is to be
     written down then. reopened: called when a threshold that was lifted may be crossed again. least_alert_s: how long Alertmanager must
-    have had an alert before its resolve is heard.
+    have had an alert before its resolve is heard. paces: pages a second.
     """
 
     outbox: Outbox
@@ -85,6 +85,7 @@ class Means:
     finished: "dict[str, Closing]"
     reopened: Callable[[], None]
     least_alert_s: float = LEAST_ALERT_S
+    paces: Mapping[Kind, float] = field(default_factory=lambda: PACES)
 
     def backoff_s(self, failures: int) -> float:
         """Seconds to wait after so many failures in a row, failures ≥ 1."""
@@ -115,7 +116,7 @@ class Lane:
         self.sink = sink
         self.kind: str = sink.kind if sink is not None else "none"
         self._means = means
-        self._pace = AsyncLimiter(PACES[sink.kind] if sink is not None else 10, 1)
+        self._pace = AsyncLimiter(means.paces[sink.kind] if sink is not None else 10, 1)
         self._failures = 0  # in a row
         self._rests_until_ns = 0
 

@@ -20,10 +20,10 @@ from math import inf
 from typing import Protocol
 
 from proxy.clock import Clock
-from proxy.lane import EventLog, Lane, Means, Send
+from proxy.lane import PACES, EventLog, Lane, Means, Send
 from proxy.page import Page
 from proxy.policy.contract import Notice
-from proxy.sinks import LEAST_ALERT_S, Sink
+from proxy.sinks import LEAST_ALERT_S, Kind, Sink
 from proxy.spenders import Top
 from proxy.state.contract import Delivery, Outbox
 
@@ -69,8 +69,9 @@ class Pager:
         alarms: Alarms,
         top: Callable[[Notice], Top | None],
         least_alert_s: float = LEAST_ALERT_S,
+        paces: Mapping[Kind, float] = PACES,
     ) -> None:
-        """count, random, least_alert_s: as in `Means`. top: who spent. Nobody but the log is paged before `configure`."""
+        """count, random, least_alert_s, paces: as in `Means`. top: who spent. Nobody but the log is paged before `configure`."""
         self._outbox = outbox
         self._clock = clock
         self._alarms = alarms
@@ -85,6 +86,7 @@ class Pager:
             finished={},
             reopened=self._review_again,
             least_alert_s=least_alert_s,
+            paces=paces,
         )
         self._seen: dict[tuple[str, tuple[str, ...]], None] = {}  # a set that knows its oldest
         self._queue: dict[tuple[str, tuple[str, ...]], Page] = {}

@@ -59,8 +59,10 @@ class Standing:
         if charge is None or charge.limit.amount <= page.limit_nanousd:
             return None
         balance, most = self._books.peek(charge), charge.limit.amount
-        known = balance.window == page.window and balance.spent >= page.spent_nanousd  # else it is not the budget of the page
-        return most if known and balance.spent * 100 < most * page.threshold else None
+        if balance.window != page.window or not balance.spent:
+            return None  # not the budget of the page: its period is another, or its subject is too long for a page to quote it
+        # A crash may have lost the last of what was spent, and the page knows of it.
+        return most if max(balance.spent, page.spent_nanousd) * 100 < most * page.threshold else None
 
     def _clauses(self) -> dict[tuple[str, str], tuple[Clause, bool]]:
         """By policy and kind; with whether it is shadowed."""

@@ -117,6 +117,16 @@ def test_in_doubt_an_alarm_stands(tmp_path: Path, policies: str) -> None:
     assert house.standing.raised(page) is None
 
 
+def test_a_page_that_knows_of_more_than_a_crash_left_on_the_books_is_over_when_that_is_below_the_threshold_too(
+    tmp_path: Path,
+) -> None:
+    house = House(tmp_path)
+    page = replace(house.page(), spent_nanousd=49 * USD)
+    for usd, raised in ((61, None), (62, 62 * USD)):
+        house.load(BUDGET.replace("usd: 50", f"usd: {usd}"))
+        assert house.standing.raised(page) == raised
+
+
 def test_a_subject_of_which_nothing_is_known_stands(tmp_path: Path) -> None:
     house = House(tmp_path)
     page = house.page()
