@@ -204,7 +204,8 @@ class Page:
             return (self.effect,)
         top = (self.spenders("models", self.models, quote=quote), self.spenders("users", self.users, quote=quote))
         window = f"Window: {rfc3339(self.window[0])} to {rfc3339(self.window[1])}."
-        return (window, self.forecast, *filter(None, top), self.effect, self.remedy)
+        unknown = () if any(top) else ("Who spent is not known: nothing has been counted since the last start.",)
+        return (window, self.forecast, *filter(None, top), *unknown, self.effect, self.remedy)
 
     def facts(self) -> dict[str, Any]:
         """The page for programs. Amounts are decimal text: exact in every language that reads JSON."""

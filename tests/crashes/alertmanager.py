@@ -2,12 +2,14 @@
 
     python -m tests.crashes.alertmanager ALERTMANAGER [TRIALS [SEED]]
 
-Each trial's budget is raised in the end: an Alertmanager has a clock of its own, and no day of it turns while we run. It ends with 0 when
-there was exactly one page and one resolve for every crossing, and ends what it started.
+Each trial's budget is raised in the end: an Alertmanager has a clock of its own, and no day of it turns while we run. A minute does, so
+beside the trials `tollhouse serve` has a budget a minute crossed by one call, and waits for the turn of its window. It ends with 0
+when there was exactly one page and one resolve for every crossing, and ends what it started.
 """
 
 import asyncio
 import os
+import socket
 import sys
 import tempfile
 import time
@@ -21,6 +23,10 @@ import aiohttp
 
 from tests.crashes.trials import Nursery, Trial, faults
 from tests.crashes.vendors import CROSSED, RESOLVED, THRESHOLDS, Vendors
+from tests.fakes import FakeUpstream
+from tests.house import policy
+from tests.whole.conversation import CHAT, OK
+from tests.whole.process import Serving
 
 _CONFIG = """
 route: {{receiver: oncall, group_by: ["..."], group_wait: 0s, group_interval: 1s, repeat_interval: 24h}}
@@ -30,7 +36,8 @@ _READY_S = 20
 _HEARD_S = 60
 _BEFORE_S = 2 * 3600  # every life's clock is behind Alertmanager's, to which the future is not resolved yet
 _NURSERIES = 2
-_PORT = 19_093
+_TURNED_S = 60 + 90 + 30  # the rest of the minute, what Alertmanager has an alert for at least, and some patience
+SERVED = "app/served"
 
 
 @asynccontextmanager
@@ -38,7 +45,8 @@ async def alertmanager(binary: str, folder: Path, receiver: str) -> AsyncIterato
     """A real one on loopback. Its base URL."""
     config = folder / "alertmanager.yml"
     config.write_text(_CONFIG.format(url=receiver), "utf-8")
-    listen = f"127.0.0.1:{_PORT}"
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        listen = f"127.0.0.1:{free.getsockname()[1]}"
     command = [binary]
     share = Path(binary).parents[1] / "share"
     if share != Path("/usr/share"):
@@ -84,6 +92,18 @@ async def work(trials: Sequence[Trial], vendors: Vendors, address: str, *, zone:
                 print(f"{done + 1} of {len(trials)} trials", file=sys.stderr, flush=True)
 
 
+async def serve(folder: Path, vendors: Vendors, address: str) -> None:
+    """One call to the command as its operator runs it, over its budget of this minute; and then none."""
+    rules = "- {name: spenders, budget: {usd: 0.001, per: minute, by: user, page: [oncall]}}"
+    text = policy(rules, more=f"pages:\n  oncall: {{alertmanager: {{url: '{address}'}}}}")
+    async with FakeUpstream(default=OK) as upstream, Serving(folder, text, upstream=upstream.url + "/v1") as proxy:
+        async with proxy.client() as app:
+            await app.chat.completions.create(**CHAT, extra_headers={"x-user": "served"})
+        for word, within_s in ((CROSSED, _HEARD_S), (RESOLVED, _TURNED_S)):
+            async with asyncio.timeout(within_s):
+                await vendors.heard([SERVED], word)
+
+
 async def run(binary: str, count: int, seed: int) -> int:
     began = time.monotonic()
     zone = f"Etc/GMT{datetime.now(UTC).hour - 12:+d}"  # where it is about noon
@@ -97,10 +117,17 @@ async def run(binary: str, count: int, seed: int) -> int:
             async with asyncio.TaskGroup() as tasks:
                 for worker in range(_NURSERIES):
                     tasks.create_task(work(trials[worker::_NURSERIES], vendors, address, zone=zone))
+                tasks.create_task(serve(Path(scratch), vendors, address))
             async with asyncio.timeout(_HEARD_S):
                 await vendors.heard(users, RESOLVED)
             await asyncio.sleep(3)  # time for a page too many
-        found = faults(vendors, users, ("pagerduty", "webhook", "slack", "alertmanager"))
+        found = faults(vendors, users, ("pagerduty", "webhook", "slack", "alertmanager")) + faults(
+            vendors, [SERVED], ("alertmanager",)
+        )
+    served = [
+        vendors.pages["alertmanager"].pop((SERVED, threshold, word)) for threshold in THRESHOLDS for word in (CROSSED, RESOLVED)
+    ]
+    print(f"tollhouse serve, a budget a minute, at 50, 80 and 100 %: pages and resolves in Alertmanager {served}")
     expected = count * len(THRESHOLDS) * 2
     kills = sum((trial.kills for trial in trials), start=Counter[str]())
     print(

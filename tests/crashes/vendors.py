@@ -105,7 +105,7 @@ class Vendors:
                 and payload["source"]
                 and payload["severity"] in ("critical", "error", "warning", "info")
                 and RFC3339.fullmatch(payload["timestamp"])
-                and payload["custom_details"]["top_users"]
+                and (payload["custom_details"]["top_users"] or "Find who spends" in payload["custom_details"]["remedy"])
             ):
                 return self._refuse("pagerduty", f"payload {payload}")
             if key not in self._open:
@@ -159,7 +159,7 @@ class Vendors:
         self.requests["alertmanager"] += 1
         for alert in (await request.json())["alerts"]:
             labels: dict[str, Any] = alert["labels"]
-            user = labels["subject"].removeprefix("user=web/")
+            user = labels["subject"].removeprefix("user=").removeprefix("web/")
             word = {"firing": CROSSED, "resolved": RESOLVED}[alert["status"]]
             self._tell("alertmanager", (user, int(labels["threshold"].rstrip("%")), word))
         async with self.told:

@@ -65,6 +65,7 @@ def test_where_nobody_counted_who_spends_the_remedy_is_to_find_out() -> None:
         "Then lower their limits, or raise `usd` in the budget of policy 'everyone'."
     )
     assert unknown.spenders("users", unknown.users) == ""
+    assert "Who spent is not known: nothing has been counted since the last start." in unknown.lines()
 
 
 def test_amounts_that_are_not_of_the_whole_window_or_not_exact_say_so() -> None:
