@@ -72,8 +72,9 @@ class Means:
 
     count: called for each attempt with the sink's kind and `delivered`, `failed` (to be tried again) or `given_up`.
     random: so many random bytes, for the jitter. finished: what has ended and of which the outbox may not know, with what is to be
-    written down then. reopened: called when a threshold that was lifted may be crossed again. least_alert_s: how long Alertmanager must
-    have had an alert before its resolve is heard. paces: pages a second.
+    written down then. raised: the larger budget by which a page is over, None where it stands. reopened: called when a threshold that
+    was lifted may be crossed again. least_alert_s: how long Alertmanager must have had an alert before its resolve is heard.
+    paces: pages a second.
     """
 
     outbox: Outbox
@@ -83,6 +84,7 @@ class Means:
     count: Callable[[str, str], None]
     random: Callable[[int], bytes]
     finished: "dict[str, Closing]"
+    raised: Callable[[Page], int | None]
     reopened: Callable[[], None]
     least_alert_s: float = LEAST_ALERT_S
     paces: Mapping[Kind, float] = field(default_factory=lambda: PACES)
@@ -195,7 +197,10 @@ class Lane:
     def _closing(self, delivery: Delivery, page: Page) -> Closing:
         if page.resolved_s is None:
             lasts_s = self._means.least_alert_s if self.kind == "alertmanager" else 0.0
-            resolve = page.resolving(taken_s=self._means.clock.wall_s(), lasts_s=lasts_s)
+            taken_s = self._means.clock.wall_s()
+            resolve = page.resolving(taken_s=taken_s, lasts_s=lasts_s)
+            if (raised := self._means.raised(page)) is not None:  # while it waited for its sink
+                resolve = resolve.lifted(raised_nanousd=raised, now_s=taken_s)
             return Closing(then=Delivery(delivery.id + RESOLVED, delivery.sink, resolve.write(), due_s=resolve.since_s))
         if page.raised_nanousd is not None:  # the larger budget may be crossed in the same window
             return Closing(forget=(delivery.id, delivery.id.removesuffix(RESOLVED)))

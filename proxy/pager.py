@@ -84,6 +84,7 @@ class Pager:
             count=count,
             random=random,
             finished={},
+            raised=alarms.raised,
             reopened=self._review_again,
             least_alert_s=least_alert_s,
             paces=paces,

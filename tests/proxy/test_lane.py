@@ -421,6 +421,7 @@ async def test_a_lane_shows_its_state_in_one_line(house: House) -> None:
         count=house.log.count,
         random=lambda size: bytes(size),
         finished={},
+        raised=lambda page: None,
         reopened=lambda: None,
     )
     lane = Lane(BOT, means=means)

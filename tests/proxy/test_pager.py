@@ -286,6 +286,19 @@ async def test_a_budget_that_a_reload_raises_resolves_its_page_at_once_and_only_
     assert len(house.world.to("bot")) == 2
 
 
+async def test_a_budget_that_is_raised_while_its_page_waits_for_a_sink_resolves_it_as_soon_as_it_was_taken(house: House) -> None:
+    house.world.script["bot"].append(503)
+    house.pager.notify([notice()])
+    await house.pager.deliver_due()
+    house.alarms.limit = 100 * 10**9
+    house.pager.configure({"bot": BOT, "team": TEAM})
+    house.clock.advance(10)
+    for _ in range(3):
+        await house.pager.deliver_due()
+    crossed, resolved = "budget.threshold_crossed", "budget.threshold_resolved"
+    assert types_of(house.world.to("bot")) == [crossed, crossed, resolved]
+
+
 async def test_a_threshold_that_a_raised_budget_lifted_pages_anew_when_it_is_crossed_again(house: House) -> None:
     house.pager.notify([notice()])
     await house.pager.deliver_due()
