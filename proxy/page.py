@@ -153,13 +153,12 @@ class Page:
             return f"Calls still pass; they are refused once it is spent. The window turns at {end}."
         return f"Calls still pass: this budget counts and never refuses. The window turns at {end}."
 
-    @property
-    def remedy(self) -> str:
-        """What to do, in one line."""
+    def remedy(self, *, quote: str = "") -> str:
+        """What to do, in one line. quote: what stands around each name that comes from a client."""
         if not self.users or not self.models:
             ask = "Find who spends: sum cost_nanousd by key, user and model over the call.finished log lines. "
             return f"{ask}Then lower their limits, or raise `usd` in the budget of policy '{self.policy}'."
-        who, model = self.users[0][0], self.models[0][0]
+        who, model = (f"{quote}{self._unquoted(top[0][0], quote)}{quote}" for top in (self.users, self.models))
         return (
             f"Ask whether what {who} spends on {model} is meant. If so, raise `usd` in the budget of policy '{self.policy}'; "
             "if not, lower the limits of that key, or of that model."
@@ -205,7 +204,7 @@ class Page:
         top = (self.spenders("models", self.models, quote=quote), self.spenders("users", self.users, quote=quote))
         window = f"Window: {rfc3339(self.window[0])} to {rfc3339(self.window[1])}."
         unknown = () if any(top) else ("Who spent is not known: nothing has been counted since the last start.",)
-        return (window, self.forecast, *filter(None, top), *unknown, self.effect, self.remedy)
+        return (window, self.forecast, *filter(None, top), *unknown, self.effect, self.remedy(quote=quote))
 
     def facts(self) -> dict[str, Any]:
         """The page for programs. Amounts are decimal text: exact in every language that reads JSON."""
@@ -230,7 +229,7 @@ class Page:
             "summary": self.headline(),
             "forecast": self.forecast,
             "effect": self.effect,
-            "remedy": self.remedy,
+            "remedy": self.remedy(),
         }
 
     def _resolved_facts(self) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def test_a_page_names_policy_who_threshold_amounts_window_effect_and_remedy() ->
 
 def test_where_nobody_counted_who_spends_the_remedy_is_to_find_out() -> None:
     unknown = Page.of(NOTICE, crossed_s=CROSSED_S)
-    assert unknown.remedy == (
+    assert unknown.remedy() == (
         "Find who spends: sum cost_nanousd by key, user and model over the call.finished log lines. "
         "Then lower their limits, or raise `usd` in the budget of policy 'everyone'."
     )

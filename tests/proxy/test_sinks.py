@@ -249,7 +249,7 @@ def test_a_slack_message_reads_well() -> None:
         "Top models: `gpt-4.1` 30.12 USD (75 %), `o'3` 10 USD (25 %).",
         "Top users: `web/ada` 40.12 USD (100 %).",
         "Calls still pass; they are refused once it is spent. The window turns at 2026-11-23T00:00:00Z.",
-        page().remedy,
+        page().remedy(quote="`"),
     ]
 
 
@@ -258,6 +258,16 @@ def test_a_subject_cannot_mention_format_link_or_leave_its_quotes_in_slack() -> 
     quoted = first.partition("`")[2].rpartition("`")[0]
     assert quoted.startswith("user=web/&lt;!channel&gt; &amp; '*_~\ufffd\ufffd&lt;/a&gt;")
     assert "`" not in quoted
+
+
+def test_no_name_of_a_spender_can_format_link_or_leave_its_quotes_in_slack() -> None:
+    """Outside of quotes stands nothing that a client chose."""
+    top = Top(((HOSTILE, 2),), ((HOSTILE, 2),), 2, None, 0)
+    text = body_of("slack", Page.of(NOTICE._replace(subject=HOSTILE), crossed_s=NOW_S, top=top))["text"]
+    own = "".join(text.split("`")[::2])
+    assert text.count("`") == 2 * 6  # subject, model, user, both once more in what to do, and `usd`
+    assert "evil" not in own
+    assert "&" not in own
 
 
 # ---- pagerduty ----
