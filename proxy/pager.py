@@ -49,7 +49,7 @@ LOG = Sink("", kind="log")
 class Alarms(Protocol):
     """Which alarms stand, as the policies in force have it: see `Standing`."""
 
-    def notices(self) -> Iterable[Notice]: ...
+    def notices(self) -> Iterable[Iterable[Notice]]: ...
 
     def raised(self, page: Page) -> int | None: ...
 
@@ -179,7 +179,12 @@ class Pager:
             return
         self._review_due = False
         try:
-            self.notify(self._alarms.notices())
+            for number, notices in enumerate(self._alarms.notices(), start=1):
+                self.notify(notices)
+                if len(self._queue) >= _BATCH:
+                    await self._store()
+                elif not number % _BATCH:
+                    await asyncio.sleep(0)
             for delivery in await self._outbox.due(inf, most=MOST_REVIEWED):
                 await self._lift(delivery)
         except BaseException:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from proxy.clock import Clock
 from proxy.page import Page
-from proxy.policy.contract import Balance, Charge, Clause, Notice, Quota
+from proxy.policy.contract import Balance, Charge, Clause, Limit, Notice, Quota
 from proxy.policy.policyset import PolicySet
 from proxy.state.arithmetic import window
 from proxy.state.memory import Spend
@@ -34,23 +34,20 @@ class Standing:
     def __repr__(self) -> str:
         return f"<Standing under {self._policies().version}>"
 
-    def notices(self) -> list[Notice]:
-        """What the spend of windows that are open calls for, raised before or not."""
+    def notices(self) -> Iterator[tuple[Notice, ...]]:
+        """What the spend of windows that are open calls for, raised before or not: for each that is looked at, mostly nothing.
+
+        One by one, so that whoever asks can give others their turn: users come by the hundred thousand.
+        """
         clauses, now_s = self._clauses(), self._clock.wall_s()
-        found: list[Notice] = []
         for spend in self._books.spends():
-            clause = clauses.get((spend.policy, spend.clause))
-            charge = clause[0].watched(spend.subject) if clause is not None else None
-            if clause is None or charge is None:
-                continue
-            limit = charge.limit
-            if limit.unit is not spend.unit or limit.told_from is None or spend.spent < limit.told_from:
-                continue
-            assert isinstance(limit.rule, Quota)
-            if spend.window == window(limit.rule.period, limit.rule.zone, now_s):
-                held = Charge(limit, spend.subject, 0, enforced=charge.enforced and not clause[1])
-                found += clause[0].settled(Balance(held, remaining=0, reset_s=0.0, spent=spend.spent, window=spend.window))
-        return found
+            clause, shadowed = clauses.get((spend.policy, spend.clause), (None, False))
+            charge = clause.watched(spend.subject) if clause is not None else None
+            found: tuple[Notice, ...] = ()
+            if clause is not None and charge is not None and _reached(spend, charge.limit, now_s):
+                held = Charge(charge.limit, spend.subject, 0, enforced=charge.enforced and not shadowed)
+                found = clause.settled(Balance(held, remaining=0, reset_s=0.0, spent=spend.spent, window=spend.window))
+            yield found
 
     def raised(self, page: Page) -> int | None:
         """The budget, in nanodollars, that was raised so far that the page's threshold is no longer crossed; None where it stands."""
@@ -68,3 +65,11 @@ class Standing:
         """By policy and kind; with whether it is shadowed."""
         policies = self._policies().policies
         return {(policy.name, clause.clause): (clause, policy.shadow) for policy in policies for clause in policy.clauses}
+
+
+def _reached(spend: Spend, limit: Limit, now_s: float) -> bool:
+    """Whether so much of this quota is spent in its current window that its clause wants to hear of it."""
+    if limit.unit is not spend.unit or limit.told_from is None or spend.spent < limit.told_from:
+        return False
+    assert isinstance(limit.rule, Quota)
+    return spend.window == window(limit.rule.period, limit.rule.zone, now_s)

@@ -164,8 +164,8 @@ class FakeAlarms:
     standing: list[Notice] = field(default_factory=list)
     limit: int | None = None
 
-    def notices(self) -> list[Notice]:
-        return self.standing
+    def notices(self) -> list[list[Notice]]:
+        return [[one] for one in self.standing]
 
     def raised(self, page: Page) -> int | None:
         return self.limit

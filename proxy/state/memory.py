@@ -166,7 +166,7 @@ class MemoryStore:
 
     def spends(self) -> Iterator[Spend]:
         """What is known to be spent, also of quotas that no call has met since they were restored."""
-        for (policy, clause, subject), ledger in self._ledgers.items():
+        for (policy, clause, subject), ledger in tuple(self._ledgers.items()):  # calls may go on between two of them
             for tally in ledger.tallies:
                 yield Spend(policy, clause, subject, ledger.unit, tally.window, tally.spent)
 

@@ -264,6 +264,13 @@ async def test_what_was_crossed_before_the_start_is_paged_without_any_call(house
     assert len(house.world.to("bot")) == 1
 
 
+async def test_everything_that_stands_is_paged_at_the_start_however_much_it_is(house: House) -> None:
+    house.alarms.standing.extend(notice(subject=f"user=web/{number}", to=()) for number in range(2 * MOST_QUEUED))
+    await house.start().deliver_due()
+    await house.pager.close()
+    assert len(await house.outbox.waiting()) + len(house.log.named("budget.crossed")) == 2 * MOST_QUEUED
+
+
 async def test_what_was_paged_before_the_start_and_still_stands_is_not_paged_again(house: House) -> None:
     house.pager.notify([notice()])
     await house.pager.deliver_due()

@@ -7,7 +7,7 @@ import pytest
 
 from policies import KINDS
 from proxy.page import Page
-from proxy.policy.contract import Unit
+from proxy.policy.contract import Notice, Unit
 from proxy.policy.policyset import PolicySet
 from proxy.policy.shelf import Shelf
 from proxy.standing import Standing
@@ -40,17 +40,20 @@ class House:
         self.file.write_text("upstreams: {up: {base_url: http://127.0.0.1:9/v1}}" + TEXT.format(policies=policies), "utf-8")
         self.set: PolicySet = Shelf(kinds=KINDS, env={}, upstream=None).load(self.file)
 
+    def notices(self) -> list[Notice]:
+        return [notice for found in self.standing.notices() for notice in found]
+
     def thresholds(self) -> list[int]:
-        return [notice.threshold for notice in self.standing.notices()]
+        return [notice.threshold for notice in self.notices()]
 
     def page(self, threshold: int = 80) -> Page:
-        (notice,) = [notice for notice in self.standing.notices() if notice.threshold == threshold]
+        (notice,) = [notice for notice in self.notices() if notice.threshold == threshold]
         return Page.of(notice, crossed_s=self.clock.wall_s())
 
 
 def test_spend_of_before_the_start_raises_what_it_crossed(tmp_path: Path) -> None:
     house = House(tmp_path)
-    first, second = house.standing.notices()
+    first, second = house.notices()
     assert [first.threshold, second.threshold] == [50, 80]
     assert (second.spent_nanousd, second.window, second.to, second.refuses) == (41 * USD, DAY, ("ops",), False)
 
@@ -80,7 +83,7 @@ def test_the_spend_of_yesterday_raises_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("mode", "refuses"), [("enforce", True), ("shadow", False)])
 def test_a_shadowed_budget_does_not_say_that_it_refuses(tmp_path: Path, mode: str, refuses: bool) -> None:
     budget = BUDGET.replace("alarm_at", "when_spent: reject, alarm_at").replace("budget:", f"mode: {mode}, budget:")
-    assert {notice.refuses for notice in House(tmp_path, budget).standing.notices()} == {refuses}
+    assert {notice.refuses for notice in House(tmp_path, budget).notices()} == {refuses}
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from tests.crashes.vendors import CROSSED, RESOLVED, THRESHOLDS
 from tests.pages import DAY
 
 # More on request: `TOLLHOUSE_TRIALS=1000`. Another seed kills at other steps.
-TRIALS = int(os.environ.get("TOLLHOUSE_TRIALS", "20"))
+TRIALS = int(os.environ.get("TOLLHOUSE_TRIALS", "12"))
 SEED = int(os.environ.get("TOLLHOUSE_SEED", "1"))
 
 
