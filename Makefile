@@ -6,8 +6,12 @@ PRETEND = $(if $(OPENAI_API_KEY)$(TOLLHOUSE_UPSTREAM)$(TOLLHOUSE_POLICY),,--pret
 
 NGINX := .tools/nginx/usr/sbin/nginx
 FETCH := apt-get download -qq -o APT::Sandbox::User=root nginx
+FETCH_ALERTMANAGER := apt-get download -qq -o APT::Sandbox::User=root prometheus-alertmanager
 
-.PHONY: run test check real nginx bench bench-quick schema clean
+ALERTMANAGER := $(shell command -v prometheus-alertmanager || echo .tools/alertmanager/usr/bin/prometheus-alertmanager)
+TRIALS ?= 100
+
+.PHONY: run test check real pages nginx bench bench-quick schema clean
 
 # A Debian without python3-venv gets it when we are root, and is told when we are not.
 $(VENV)/ready: requirements-dev.lock pyproject.toml
@@ -36,6 +40,16 @@ schema: $(VENV)/ready
 
 real: $(VENV)/ready
 	$(BIN)/python tests/real/run.py
+
+# Pages under kills: a real Alertmanager, and strict receivers for the others. Unpacked rather than installed, as nginx below.
+pages: $(VENV)/ready $(ALERTMANAGER)
+	$(BIN)/python -m tests.crashes.alertmanager $(ALERTMANAGER) $(TRIALS)
+
+.tools/alertmanager/usr/bin/prometheus-alertmanager:
+	@echo "unpacking prometheus-alertmanager into .tools"; mkdir -p .tools/alertmanager && cd .tools \
+		&& { $(FETCH_ALERTMANAGER) 2>/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq && $(FETCH_ALERTMANAGER); }; } \
+		&& dpkg -x prometheus-alertmanager_*.deb alertmanager && rm prometheus-alertmanager_*.deb \
+		|| { echo "no Alertmanager could be unpacked: on Debian, apt-get install prometheus-alertmanager" >&2; exit 1; }
 
 # The limit that the benchmark shows. A Debian without it gets it unpacked into .tools rather than installed: no service of it starts,
 # nothing else on the machine changes, and it takes no root. Elsewhere the benchmark says what is missing and goes on without.

@@ -45,7 +45,8 @@ class Budget(Clause):
             raise Wrong("nobody is ever told: alarm_at is empty", field="page")
         rule = Quota(self.usd, self.per, self.timezone)
         first = -(-self.usd * min(self.alarm_at) // 100) if self.alarm_at else None  # nanodollars that raise the first alarm
-        limit = Limit(self.policy, self.clause, Unit.NANOUSD, rule, error="budget_exceeded", told_from=first)
+        traced = bool(self.page)
+        limit = Limit(self.policy, self.clause, Unit.NANOUSD, rule, error="budget_exceeded", told_from=first, traced=traced)
         # Once, not for every call: the value is frozen from here on.
         object.__setattr__(self, "_strict", (self.holds or ("strict" if self.when_spent == "reject" else "optimistic")) == "strict")
         object.__setattr__(self, "_toll", Toll(limit, self.by, enforced=self.when_spent == "reject"))
@@ -76,7 +77,11 @@ class Budget(Clause):
                 window=window,
                 to=self.page,
                 refuses=charge.enforced,
+                zone=self.timezone,
             )
             for threshold in self.alarm_at
             if balance.spent * 100 >= self.usd * threshold
         )
+
+    def watched(self, subject: str) -> Charge:
+        return Charge(self._toll.limit, subject, 0, enforced=self.when_spent == "reject")

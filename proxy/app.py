@@ -37,6 +37,8 @@ from proxy.policy.shelf import Loaded, Shelf
 from proxy.settings import Settings, SettingsError
 from proxy.settlement import Settlement
 from proxy.sinks import sinks_of
+from proxy.spenders import Spenders
+from proxy.standing import Standing
 from proxy.state.sqlite import SqliteStore
 from proxy.telemetry.faults import install, loop_handler, report
 from proxy.telemetry.logs import Log
@@ -86,6 +88,7 @@ class App:
         self.proxies = proxies
         self.upstreams: dict[tuple[str, str], HttpUpstream] = {}
         self.courier: Courier | None = None
+        spenders = Spenders(self.clock)
         self.pager = Pager(
             store,
             clock=self.clock,
@@ -93,10 +96,12 @@ class App:
             log=log,
             count=lambda kind, result: self.metrics.pages.child(kind, result).inc(),
             random=chance,
+            alarms=Standing(lambda: shelf.current, store, self.clock),
+            top=spenders.top,
         )
         accounts = self.accounts = Accounts(log=log, metrics=self.metrics, changed=store.changed, loop=loop)
         pseudonym = f"tollhouse-{chance(4).hex()}"
-        self.settlement = Settlement(tokenizer=self.tokenizer, notify=self.pager.notify)
+        self.settlement = Settlement(tokenizer=self.tokenizer, notify=self.pager.notify, spenders=spenders)
         self.pipeline = Pipeline(
             policies=lambda: shelf.current,
             admission=Admission(

@@ -8,7 +8,7 @@ policy file that spells out such an address, or `localhost`, gets there.
 from collections.abc import Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from socket import AddressFamily
 
 import aiohttp
@@ -23,6 +23,8 @@ TIMEOUT_S = 15.0
 
 # Metadata services outside of the link-local ranges: AWS over IPv6, Alibaba Cloud, Azure.
 _METADATA = frozenset(map(ip_address, ("fd00:ec2::254", "100.100.100.200", "168.63.129.16")))
+_NO_HOST = IPv4Network("0.0.0.0/8")  # "this network": some systems take it for themselves
+_NAT64 = IPv6Network("64:ff9b::/96")
 
 
 class AddressRefused(OSError):
@@ -86,8 +88,9 @@ class Guard(AbstractResolver):
     async def resolve(self, host: str, port: int = 0, family: AddressFamily = AddressFamily.AF_INET) -> list[ResolveResult]:
         found = await self._resolver.resolve(host, port, family)
         if host.rstrip(".").lower() == "localhost":
-            return found
-        allowed = [result for result in found if not off_limits(ip_address(result["host"]))]
+            allowed = [result for result in found if ip_address(result["host"]).is_loopback]
+        else:
+            allowed = [result for result in found if not off_limits(ip_address(result["host"]))]
         if found and not allowed:
             raise AddressRefused(host)
         return allowed
@@ -97,11 +100,18 @@ class Guard(AbstractResolver):
 
 
 def off_limits(address: IPv4Address | IPv6Address) -> bool:
-    """Loopback, link-local, metadata, and what is no address of a host at all."""
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
+    """Loopback, link-local, metadata, and what is no address of a host at all; also as an IPv6 address that leads to such a one."""
+    if isinstance(address, IPv6Address) and (inner := _inner(address)) is not None:
+        return off_limits(inner)
     local = address.is_loopback or address.is_link_local or address.is_unspecified or address.is_multicast
-    return local or address in _METADATA
+    return local or address in _METADATA or address in _NO_HOST
+
+
+def _inner(address: IPv6Address) -> IPv4Address | None:
+    """The IPv4 address that an IPv6 one leads to: mapped, by NAT64 (RFC 6052) or by 6to4 (RFC 3056)."""
+    if address in _NAT64:
+        return IPv4Address(int(address) & 0xFFFF_FFFF)
+    return address.ipv4_mapped or address.sixtofour
 
 
 def retry_after_s(text: str | None, *, now_s: float) -> float | None:

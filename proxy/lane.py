@@ -1,6 +1,7 @@
 """One sink as it is served: one page at a time, at the sink's pace, and a rest after every failure.
 
-    due ─► try ─┬─ 2xx ──────────────────────────────► done
+    due ─► try ─┬─ 2xx ──────────────────────────────► done; of a crossing, its resolve is queued in the same step, due at the
+                │                                      turn of its window
                 ├─ 429, 408, 425, 5xx, no answer ────► rest, due again later; a day after the crossing: given up
                 └─ 3xx, other 4xx ───────────────────► given up
 
@@ -9,20 +10,22 @@ a row, whichever page it was, up to a minute: a dead sink with a thousand pages 
 a minute of its return, and a page that its sink always chokes on holds nobody else up for longer than that.
 
 A page that a sink took just before a crash, before that was written down, is sent again under the same id: receivers of webhooks,
-PagerDuty and Alertmanager tell it by that, Slack cannot. The rule a reader could break: what has ended is never sent again by this
+PagerDuty and Alertmanager tell it by that, Slack cannot. A resolve exists only once its page was taken, so it can neither overtake it
+nor be lost between the two; what was given up is never resolved. The rule a reader could break: what has ended is never sent again by this
 process, even when the outbox could not be told.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from aiolimiter import AsyncLimiter
 
+from proxy.allowance import usd
 from proxy.clock import Clock
 from proxy.errors import StateUnavailable
 from proxy.page import Page
-from proxy.sinks import Kind, Sink, render
+from proxy.sinks import LEAST_ALERT_S, Kind, Sink, render
 from proxy.state.contract import Delivery, Outbox
 from proxy.telemetry.faults import exception_types, stack_of
 from proxy.telemetry.logs import Level
@@ -34,6 +37,8 @@ MOST_REST_S = 60.0
 # A sink may ask for more patience than that, within reason.
 MOST_RETRY_AFTER_S = 3600.0
 GIVE_UP_S = 86_400.0  # where the schedule ends that Standard Webhooks gives as its example
+# A resolve that never comes leaves an incident open until a person closes it.
+GIVE_UP_RESOLVE_S = 7 * 86_400.0
 
 # Pages a second. Slack takes about one message a second for each channel, PagerDuty 120 events a minute for each key; for the
 # receivers without a documented limit it is a bound on how hard a thousand users over their budgets can hit them.
@@ -41,6 +46,8 @@ PACES: Mapping[Kind, float] = {"log": 100, "webhook": 10, "slack": 1, "pagerduty
 
 # 4xx answers that are about the moment and not about the request.
 _TRY_AGAIN = frozenset((408, 425, 429))
+
+RESOLVED = "/resolved"  # ends the id of a resolve; what stands before it is its page's
 
 # (url, headers, body) → (status, seconds of its Retry-After or None). Errors: Unreachable.
 Send = Callable[[str, Mapping[str, str], bytes], Awaitable[tuple[int, float | None]]]
@@ -64,7 +71,10 @@ class Means:
     """What all lanes share.
 
     count: called for each attempt with the sink's kind and `delivered`, `failed` (to be tried again) or `given_up`.
-    random: so many random bytes, for the jitter. finished: ids of pages that have ended and of which the outbox may not know.
+    random: so many random bytes, for the jitter. finished: what has ended and of which the outbox may not know, with what is to be
+    written down then. raised: the larger budget by which a page is over, None where it stands. reopened: called when a threshold that
+    was lifted may be crossed again. least_alert_s: how long Alertmanager must have had an alert before its resolve is heard.
+    paces: pages a second.
     """
 
     outbox: Outbox
@@ -73,7 +83,11 @@ class Means:
     log: EventLog
     count: Callable[[str, str], None]
     random: Callable[[int], bytes]
-    finished: set[str]
+    finished: "dict[str, Closing]"
+    raised: Callable[[Page], int | None]
+    reopened: Callable[[], None]
+    least_alert_s: float = LEAST_ALERT_S
+    paces: Mapping[Kind, float] = field(default_factory=lambda: PACES)
 
     def backoff_s(self, failures: int) -> float:
         """Seconds to wait after so many failures in a row, failures ≥ 1."""
@@ -89,6 +103,14 @@ class Means:
             self.log.event("fault.caught", level="error", where="pager", exception=exception, stack=stack_of(error.__traceback__))
 
 
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """What is written down when a delivery has ended: as in `Outbox.done`."""
+
+    then: Delivery | None = None
+    forget: tuple[str, ...] = ()
+
+
 class Lane:
     """Tries pages at one sink. sink: None stands for a name that is not configured, or no longer."""
 
@@ -96,7 +118,7 @@ class Lane:
         self.sink = sink
         self.kind: str = sink.kind if sink is not None else "none"
         self._means = means
-        self._pace = AsyncLimiter(PACES[sink.kind] if sink is not None else 10, 1)
+        self._pace = AsyncLimiter(means.paces[sink.kind] if sink is not None else 10, 1)
         self._failures = 0  # in a row
         self._rests_until_ns = 0
 
@@ -125,8 +147,9 @@ class Lane:
 
     async def _try(self, delivery: Delivery) -> None:
         """One attempt and what follows from it. Errors: StateUnavailable."""
-        if delivery.id in self._means.finished:
-            await self._finish(delivery)
+        known = self._means.finished.get(delivery.id)
+        if known is not None:
+            await self._finish(delivery, known)
             return
         try:
             page = Page.read(delivery.body)
@@ -145,7 +168,7 @@ class Lane:
             return
         self._failures = 0
         if 200 <= status < 300:
-            await self._delivered(delivery, status)
+            await self._delivered(delivery, page, status)
         else:  # also a redirect: following it would take the page where the policy file does not say
             await self._give_up(delivery, status=status)
 
@@ -155,16 +178,33 @@ class Lane:
         if sink is None:
             raise NotConfigured
         if sink.kind == "log":
-            means.log.event("budget.crossed", level="warning", **_crossing(page))
+            if page.resolved_s is None:
+                means.log.event("budget.crossed", level="warning", **_crossing(page))
+            else:
+                means.log.event("budget.resolved", **_resolution(page))
             return 200, None
         post = render(sink, page, now_s=means.clock.wall_s())
         return await means.send(post.url, post.headers, post.body)
 
-    async def _delivered(self, delivery: Delivery, status: int) -> None:
+    async def _delivered(self, delivery: Delivery, page: Page, status: int) -> None:
         if self.kind != "log":  # there the event is the page
             self._means.log.event("page.delivered", status=status, **self._facts(delivery))
         self._means.count(self.kind, "delivered")
-        await self._finish(delivery)
+        await self._finish(delivery, self._closing(delivery, page))
+        if page.raised_nanousd is not None:
+            self._means.reopened()
+
+    def _closing(self, delivery: Delivery, page: Page) -> Closing:
+        if page.resolved_s is None:
+            lasts_s = self._means.least_alert_s if self.kind == "alertmanager" else 0.0
+            taken_s = self._means.clock.wall_s()
+            resolve = page.resolving(taken_s=taken_s, lasts_s=lasts_s)
+            if (raised := self._means.raised(page)) is not None:  # while it waited for its sink
+                resolve = resolve.lifted(raised_nanousd=raised, now_s=taken_s)
+            return Closing(then=Delivery(delivery.id + RESOLVED, delivery.sink, resolve.write(), due_s=resolve.since_s))
+        if page.raised_nanousd is not None:  # the larger budget may be crossed in the same window
+            return Closing(forget=(delivery.id, delivery.id.removesuffix(RESOLVED)))
+        return Closing()
 
     async def _put_off(
         self,
@@ -179,7 +219,7 @@ class Lane:
         means = self._means
         rest_s = self._rest(least_s=min(retry_after_s or 0.0, MOST_RETRY_AFTER_S))
         due_s = means.clock.wall_s() + max(rest_s, means.backoff_s(delivery.attempts + 1))
-        if due_s > page.crossed_s + GIVE_UP_S:
+        if due_s > _given_up_s(page, forgotten=self.sink is None):
             await self._give_up(delivery, status=status, error=error)
             return
         self._tell_failed(delivery, "warning", status=status, error=error, due_s=due_s)
@@ -188,20 +228,21 @@ class Lane:
 
     async def _drop_stale(self, delivery: Delivery) -> None:
         """Give up a page that is too old while its sink is down, or pages would pile up there at one attempt a rest."""
-        if Page.read(delivery.body).crossed_s + GIVE_UP_S < self._means.clock.wall_s():
+        if _given_up_s(Page.read(delivery.body), forgotten=self.sink is None) < self._means.clock.wall_s():
             await self._give_up(delivery)
 
     async def _give_up(self, delivery: Delivery, *, status: int | None = None, error: Exception | None = None) -> None:
-        if delivery.id not in self._means.finished:
+        closing = self._means.finished.get(delivery.id)
+        if closing is None:
             self._tell_failed(delivery, "error", status=status, error=error)
             self._means.count(self.kind, "given_up")
-        await self._finish(delivery)
+        await self._finish(delivery, closing or Closing())
 
-    async def _finish(self, delivery: Delivery) -> None:
+    async def _finish(self, delivery: Delivery, closing: Closing) -> None:
         finished = self._means.finished
-        finished.add(delivery.id)
-        await self._means.outbox.done(delivery.id)
-        finished.discard(delivery.id)
+        finished[delivery.id] = closing
+        await self._means.outbox.done(delivery.id, then=closing.then, forget=closing.forget)
+        finished.pop(delivery.id, None)
 
     def _rest(self, *, least_s: float = 0.0) -> float:
         """Leave the sink alone after a failure. Returns for how many seconds."""
@@ -226,16 +267,35 @@ class Lane:
         return {"page": delivery.id, "sink": delivery.sink, "kind": self.kind, "attempts": delivery.attempts + 1}
 
 
+def _given_up_s(page: Page, *, forgotten: bool) -> float:
+    """Epoch seconds after which a page is tried no more. forgotten: its sink is no longer configured."""
+    return page.since_s + (GIVE_UP_S if page.resolved_s is None or forgotten else GIVE_UP_RESOLVE_S)
+
+
 def _crossing(page: Page) -> dict[str, Any]:
+    return {
+        **_budget(page),
+        "spent_nanousd": page.spent_nanousd,
+        "limit_nanousd": page.limit_nanousd,
+        "refuses": page.refuses,
+        "spent_by_s": page.spent_by_s,
+        "top_models": [f"{who} {usd(amount)}" for who, amount in page.models] or None,
+        "top_users": [f"{who} {usd(amount)}" for who, amount in page.users] or None,
+    }
+
+
+def _resolution(page: Page) -> dict[str, Any]:
+    raised = page.raised_nanousd
+    return {**_budget(page), "limit_nanousd": page.limit_nanousd if raised is None else raised}
+
+
+def _budget(page: Page) -> dict[str, Any]:
     start_s, end_s = page.window
     return {
         "page": page.id,
         "policy": page.policy,
         "subject": page.subject,
         "threshold": page.threshold,
-        "spent_nanousd": page.spent_nanousd,
-        "limit_nanousd": page.limit_nanousd,
         "window_start_s": start_s,
         "window_end_s": end_s,
-        "refuses": page.refuses,
     }

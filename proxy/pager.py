@@ -1,11 +1,14 @@
 """Takes notices from the hot path and sees to it that every sink hears of each once, whatever happens in between.
 
     notify ─► queue (memory, bounded) ─► Outbox (durable, one row for each page and sink) ─► one lane a sink ─► send
+                                            ▲                                                  │
+                                            └────── its resolve, when the window turns ◄─ taken ┘
 
-What the queue loses in a crash comes again: a policy raises its notices at every settled call over the threshold, and the outbox
-knows which it has had. Each lane has one task and its own share of the outbox; a dead or slow sink is skipped, not waited for.
+What the queue loses in a crash comes again: a policy raises its notices at every settled call over the threshold, the next start asks
+which alarms stand (`standing`), and the outbox knows which it has had. Each lane has one task and its own share of the outbox; a dead or
+slow sink is skipped, not waited for.
 
-When a window turns nobody is told yet: that page would be a second type beside `Page`, with an id of its own, in the same outbox.
+A budget that a reload raised above what is spent has its pages resolved at once, and may be crossed again: then the page is a new one.
 The rule a reader could break: `notify` is called while a client waits, so it never awaits and never writes.
 """
 
@@ -13,12 +16,15 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import islice
+from math import inf
+from typing import Protocol
 
 from proxy.clock import Clock
-from proxy.lane import EventLog, Lane, Means, Send
+from proxy.lane import PACES, EventLog, Lane, Means, Send
 from proxy.page import Page
 from proxy.policy.contract import Notice
-from proxy.sinks import Sink
+from proxy.sinks import LEAST_ALERT_S, Kind, Sink
+from proxy.spenders import Top
 from proxy.state.contract import Delivery, Outbox
 
 # How often the outbox is looked at when nothing happened: retries are late by at most this.
@@ -31,11 +37,21 @@ MOST_QUEUED = 1024
 # Notices remembered, about 400 bytes each. A forgotten one costs a question to the outbox.
 MOST_SEEN = 8192
 _BATCH = 64  # notices put into the outbox in one transaction
+# Deliveries looked at after a reload: those due first. What is beyond them is resolved when its window turns.
+MOST_REVIEWED = 4096
 
 Notify = Callable[[Iterable[Notice]], None]
 
 # Every crossing stands in the log, whoever else is told. No name under `pages` is empty, so this one is nobody's.
 LOG = Sink("", kind="log")
+
+
+class Alarms(Protocol):
+    """Which alarms stand, as the policies in force have it: see `Standing`."""
+
+    def notices(self) -> Iterable[Iterable[Notice]]: ...
+
+    def raised(self, page: Page) -> int | None: ...
 
 
 class Pager:
@@ -50,18 +66,38 @@ class Pager:
         log: EventLog,
         count: Callable[[str, str], None],
         random: Callable[[int], bytes],
+        alarms: Alarms,
+        top: Callable[[Notice], Top | None],
+        least_alert_s: float = LEAST_ALERT_S,
+        paces: Mapping[Kind, float] = PACES,
     ) -> None:
-        """count, random: as in `Means`. Nobody but the log is paged before `configure`."""
+        """count, random, least_alert_s, paces: as in `Means`. top: who spent. Nobody but the log is paged before `configure`."""
         self._outbox = outbox
         self._clock = clock
-        self._means = Means(outbox, clock=clock, send=send, log=log, count=count, random=random, finished=set())
+        self._alarms = alarms
+        self._top = top
+        self._means = Means(
+            outbox,
+            clock=clock,
+            send=send,
+            log=log,
+            count=count,
+            random=random,
+            finished={},
+            raised=alarms.raised,
+            reopened=self._review_again,
+            least_alert_s=least_alert_s,
+            paces=paces,
+        )
         self._seen: dict[tuple[str, tuple[str, ...]], None] = {}  # a set that knows its oldest
-        self._queue: dict[tuple[str, tuple[str, ...]], tuple[Notice, float]] = {}  # with the time at which it came
+        self._queue: dict[tuple[str, tuple[str, ...]], Page] = {}
         self._lanes: dict[str, Lane] = {}
         self._sending: dict[str, asyncio.Task[None]] = {}  # by the name of the sink
         self._wake = asyncio.Event()
         self._closing = False
+        self._review_due = False
         self.configure({})
+        self._review_due = False  # not before there are policies
 
     def __repr__(self) -> str:
         resting = [name for name, lane in self._lanes.items() if lane.resting]
@@ -75,6 +111,7 @@ class Pager:
         for name, sink in {**sinks, LOG.name: LOG}.items():
             lane = known.get(name)
             self._lanes[name] = lane if lane is not None and lane.sink == sink else Lane(sink, means=self._means)
+        self._review_again()
 
     def notify(self, notices: Iterable[Notice]) -> None:
         """Take notices, new or not. With a full queue they are forgotten, to be raised again by the next settled call."""
@@ -85,7 +122,7 @@ class Pager:
             if len(self._seen) >= MOST_SEEN:
                 del self._seen[next(iter(self._seen))]
             self._seen[key] = None
-            self._queue[key] = (notice, self._clock.wall_s())
+            self._queue[key] = Page.of(notice, crossed_s=self._clock.wall_s(), top=self._top(notice))
             self._wake.set()
 
     async def run(self) -> None:
@@ -94,6 +131,7 @@ class Pager:
         while True:
             self._wake.clear()
             try:
+                await self._review()
                 await self._store()
                 await self._start_due()
                 failures = 0
@@ -110,6 +148,7 @@ class Pager:
 
     async def deliver_due(self) -> None:
         """One turn of `run`, over when every page it found due was tried. Errors: StateUnavailable."""
+        await self._review()
         await self._store()
         await self._start_due()
         await asyncio.gather(*self._sending.values())
@@ -129,21 +168,56 @@ class Pager:
         except TimeoutError:
             pass  # still in the outbox, and due
 
+    def _review_again(self) -> None:
+        self._seen.clear()
+        self._review_due = True
+        self._wake.set()
+
+    async def _review(self) -> None:
+        """After a start, a reload or a lifted alarm: raise what stands, lift what does not. Errors: StateUnavailable."""
+        if not self._review_due:
+            return
+        self._review_due = False
+        try:
+            for number, notices in enumerate(self._alarms.notices(), start=1):
+                self.notify(notices)
+                if len(self._queue) >= _BATCH:
+                    await self._store()
+                elif not number % _BATCH:
+                    await asyncio.sleep(0)
+            for delivery in await self._outbox.due(inf, most=MOST_REVIEWED):
+                await self._lift(delivery)
+        except BaseException:
+            self._review_due = True
+            raise
+
+    async def _lift(self, delivery: Delivery) -> None:
+        """Resolve a page whose budget was raised. Errors: StateUnavailable."""
+        try:
+            page = Page.read(delivery.body)
+        except ValueError:
+            return  # its lane gives it up
+        if page.resolved_s is None or page.raised_nanousd is not None or delivery.id in self._means.finished:
+            return
+        raised = self._alarms.raised(page)
+        if raised is not None:
+            lifted = page.lifted(raised_nanousd=raised, now_s=self._clock.wall_s())
+            await self._outbox.replace(Delivery(delivery.id, delivery.sink, lifted.write(), due_s=lifted.since_s))
+
     async def _store(self) -> None:
         """Move the queue into the outbox. A notice leaves the queue when it is durable. Errors: StateUnavailable."""
         while self._queue:
             batch = dict(islice(self._queue.items(), _BATCH))
-            await self._outbox.put([d for notice, crossed_s in batch.values() for d in self._deliveries(notice, crossed_s)])
+            await self._outbox.put([d for (_, to), page in batch.items() for d in self._deliveries(page, to)])
             for key in batch:
                 self._queue.pop(key, None)
 
-    def _deliveries(self, notice: Notice, crossed_s: float) -> Iterator[Delivery]:
-        page = Page.of(notice, crossed_s=crossed_s)
+    def _deliveries(self, page: Page, to: tuple[str, ...]) -> Iterator[Delivery]:
         body = page.write()
-        for name in (LOG.name, *notice.to):
+        for name in (LOG.name, *to):
             lane = self._lanes.get(name)
             if name == LOG.name or lane is None or lane.kind != "log":  # a target of kind log gets what is logged anyway
-                yield Delivery(f"{page.id}/{name}", sink=name, body=body, due_s=crossed_s)
+                yield Delivery(f"{page.id}/{name}", sink=name, body=body, due_s=page.crossed_s)
 
     async def _start_due(self) -> None:
         """Give what is due to the lanes that are free. Ends, as every turn makes one more of them busy. Errors: StateUnavailable."""

@@ -12,6 +12,7 @@ from dataclasses import replace
 from proxy.call import Usage, UsageSource
 from proxy.counting import count_input
 from proxy.policy.contract import NANOUSD, TOKENS, Notice
+from proxy.spenders import Spenders
 from proxy.state.contract import Booking
 from proxy.tokens import Tokenizer
 from proxy.trip import Trip
@@ -23,9 +24,10 @@ _FRAMING_TOKENS = 1000  # that a server may put around a prompt
 class Settlement:
     """Settles trips, and remembers those whose counting outlives their client."""
 
-    def __init__(self, *, tokenizer: Tokenizer, notify: Callable[[Iterable[Notice]], None]) -> None:
+    def __init__(self, *, tokenizer: Tokenizer, notify: Callable[[Iterable[Notice]], None], spenders: Spenders) -> None:
         self._tokenizer = tokenizer
         self._notify = notify
+        self._spenders = spenders
         self._counting: set[asyncio.Task[None]] = set()
 
     def __repr__(self) -> str:
@@ -81,6 +83,8 @@ class Settlement:
         booking = Booking(usage, source, trip.cost_nanousd) if source is not None else None
         balances = await trip.reservation.settle(used, booking)
         trip.settle_ns = trip.now_ns() - began_ns
+        if trip.cost_nanousd:
+            self._spenders.add(trip.reservation.quotas, call, trip.cost_nanousd)
         for balance in balances:
             if notices := plan.notices(balance):
                 self._notify(notices)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import orjson
 
-from proxy.page import THRESHOLD_CROSSED, Page, rfc3339
+from proxy.page import Page, rfc3339
 from proxy.policy.sections import AlertmanagerSink, LogSink, PagerDutySink, PageSink, SlackSink, WebhookSink
 
 Kind = Literal["log", "webhook", "slack", "pagerduty", "alertmanager"]
@@ -25,8 +25,8 @@ _ALERTS_PATH = "/api/v2/alerts"
 # A key must not be guessable from the pages it signed. Standard Webhooks asks for 24 random bytes; HMAC-SHA256 uses at most 64 as is.
 LEAST_SECRET_BYTES = 24
 # Alertmanager forgets an alert at its end. One that is sent late, or just before the window turns, must outlive `group_wait` (30 s
-# unless set otherwise), or it resolves before anybody heard of it. This is Alertmanager's own `resolve_timeout`.
-LEAST_ALERT_S = 300
+# unless set otherwise), or it resolves before anybody heard of it.
+LEAST_ALERT_S = 90
 # From the highest down; what is below them all is "info". The words are PagerDuty's.
 _SEVERITIES = ((100, "critical"), (80, "warning"))
 _MOST_SUMMARY_CHARS = 1024  # PagerDuty, payload.summary
@@ -112,9 +112,10 @@ def sign(secret: str, *, id: str, timestamp_s: int, body: bytes) -> str:
 
 def _webhook(sink: Sink, page: Page, now_s: float) -> Post:
     # The same for every attempt, also of another replica: receivers tell repeats by it. Hashed, as it must hold no dot of a client's.
-    id = "msg_" + sha256(page.id.encode()).hexdigest()[:32]
+    # The budget is in it because a threshold that a larger one lifted may be crossed again.
+    id = "msg_" + sha256(f"{page.type} {page.limit_nanousd} {page.id}".encode()).hexdigest()[:32]
     timestamp_s = int(now_s)
-    body = orjson.dumps({"type": THRESHOLD_CROSSED, "timestamp": rfc3339(page.crossed_s), "data": page.facts()})
+    body = orjson.dumps({"type": page.type, "timestamp": rfc3339(page.since_s), "data": page.facts()})
     headers = {"webhook-id": id, "webhook-timestamp": str(timestamp_s)}
     if sink.secret is not None:
         headers["webhook-signature"] = sign(sink.secret, id=id, timestamp_s=timestamp_s, body=body)
@@ -124,28 +125,25 @@ def _webhook(sink: Sink, page: Page, now_s: float) -> Post:
 def _slack(sink: Sink, page: Page, now_s: float) -> Post:
     # The subject stands as code, where Slack reads neither mentions nor emphasis nor links; a backtick would end that.
     subject = "`" + page.subject.replace("`", "'") + "`"
-    window = f"Window: {rfc3339(page.window[0])} to {rfc3339(page.window[1])}."
-    text = "\n".join((f"{page.headline(subject=subject)}.", window, page.effect, page.remedy))
+    text = "\n".join((f"{page.headline(subject=subject)}.", *page.lines(quote="`")))
     escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return _post(sink.url, orjson.dumps({"text": escaped}))
 
 
 def _pagerduty(sink: Sink, page: Page, now_s: float) -> Post:
-    event = {
-        "routing_key": sink.secret,
-        "event_action": "trigger",
-        "dedup_key": page.id,
-        "client": "Tollhouse",
-        "payload": {
+    event: dict[str, Any] = {"routing_key": sink.secret, "event_action": "resolve", "dedup_key": page.id}
+    if page.resolved_s is None:
+        event["event_action"] = "trigger"
+        event["client"] = "Tollhouse"
+        event["payload"] = {
             "summary": page.headline()[:_MOST_SUMMARY_CHARS],
             "source": "tollhouse",
             "severity": severity(page.threshold),
             "timestamp": rfc3339(page.crossed_s),
             "component": page.policy,
-            "class": THRESHOLD_CROSSED,
+            "class": page.type,
             "custom_details": page.facts(),
-        },
-    }
+        }
     return _post(sink.url or PAGERDUTY_URL, orjson.dumps(event))
 
 
@@ -160,12 +158,17 @@ def _alertmanager(sink: Sink, page: Page, now_s: float) -> Post:
         "window": rfc3339(page.window[0]),
         "severity": severity(page.threshold),
     }
+    resolved = page.resolved_s is not None
     facts = page.facts()
+    told = ("summary", "effect") if resolved else ("summary", "spent_usd", "limit_usd", "forecast", "effect", "remedy")
+    top = {"top_models": page.spenders("models", page.models), "top_users": page.spenders("users", page.users)}
     alert: dict[str, Any] = {
         "labels": labels,
-        "annotations": {name: facts[name] for name in ("summary", "spent_usd", "limit_usd", "effect", "remedy")},
+        # An annotation that is empty is a mistake to Alertmanager.
+        "annotations": {name: facts[name] for name in told} | {name: text for name, text in top.items() if text and not resolved},
         "startsAt": rfc3339(min(page.crossed_s, now_s)),
-        "endsAt": rfc3339(max(page.window[1], now_s + LEAST_ALERT_S)),
+        # Until then it fires without being sent again.
+        "endsAt": rfc3339(now_s if resolved else max(page.window[1], now_s + LEAST_ALERT_S)),
     }
     base = sink.url.rstrip("/").removesuffix(_ALERTS_PATH)
     return _post(base + _ALERTS_PATH, orjson.dumps([alert]))

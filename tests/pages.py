@@ -10,9 +10,12 @@ from typing import Any
 
 from proxy.clock import Clock
 from proxy.errors import StateUnavailable
+from proxy.lane import RESOLVED
+from proxy.page import Page
 from proxy.pager import Pager
 from proxy.policy.contract import Notice
 from proxy.sinks import Kind, Sink
+from proxy.spenders import Top
 from proxy.state.contract import Delivery, Outbox
 from proxy.state.memory import MemoryStore
 from tests.clock import FakeClock
@@ -55,17 +58,25 @@ class FailingOutbox:
         self._check("due")
         return await self._store.due(now_s, most=most, skip=skip)
 
+    async def replace(self, delivery: Delivery) -> None:
+        self._check("replace")
+        await self._store.replace(delivery)
+
     async def retry(self, id: str, *, due_s: float) -> None:
         self._check("retry")
         await self._store.retry(id, due_s=due_s)
 
-    async def done(self, id: str) -> None:
+    async def done(self, id: str, *, then: Delivery | None = None, forget: Collection[str] = ()) -> None:
         self._check("done")
-        await self._store.done(id)
+        await self._store.done(id, then=then, forget=forget)
 
     async def waiting(self) -> list[Delivery]:
-        """Everything that is not delivered, whenever it is due."""
-        return list(await self._store.due(inf, most=100_000))
+        """Every page of a crossing that is not delivered, whenever it is due."""
+        return [delivery for delivery in await self._store.due(inf, most=100_000) if not delivery.id.endswith(RESOLVED)]
+
+    async def resolving(self) -> list[Delivery]:
+        """Every resolve that is not delivered, whenever it is due."""
+        return [delivery for delivery in await self._store.due(inf, most=100_000) if delivery.id.endswith(RESOLVED)]
 
     def _check(self, operation: str) -> None:
         if operation in self.broken:
@@ -146,6 +157,20 @@ class FakeLog:
         return [fields for event, fields in self.events if event == name]
 
 
+@dataclass
+class FakeAlarms:
+    """Alarms that stand as a test says. standing: what is raised after a start or a reload; limit: what budgets were raised to."""
+
+    standing: list[Notice] = field(default_factory=list)
+    limit: int | None = None
+
+    def notices(self) -> list[list[Notice]]:
+        return [[one] for one in self.standing]
+
+    def raised(self, page: Page) -> int | None:
+        return self.limit
+
+
 def pager(
     outbox: Outbox,
     world: FakeWorld,
@@ -153,9 +178,20 @@ def pager(
     clock: Clock,
     *sinks: Sink,
     random: bytes = b"\0\0\0\0",
+    alarms: FakeAlarms | None = None,
+    top: Top | None = None,
 ) -> Pager:
-    """A pager for these sinks. random: what the jitter is made of; zeros leave every wait at its longest."""
-    made = Pager(outbox, clock=clock, send=world.send, log=log, count=log.count, random=lambda size: random[:size])
+    """A pager for these sinks. random: what the jitter is made of; zeros leave every wait at its longest. top: who spent, always."""
+    made = Pager(
+        outbox,
+        clock=clock,
+        send=world.send,
+        log=log,
+        count=log.count,
+        random=lambda size: random[:size],
+        alarms=alarms or FakeAlarms(),
+        top=lambda notice: top,
+    )
     made.configure({sink.name: sink for sink in sinks})
     return made
 

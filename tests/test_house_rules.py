@@ -31,7 +31,7 @@ STEPS = (
     "proxy.accounts",
     "proxy.pipeline",
 )
-AIDS = ("proxy.deadlines", "proxy.tokens", "proxy.encodings", "proxy.counting", "proxy.allowance")
+AIDS = ("proxy.deadlines", "proxy.tokens", "proxy.encodings", "proxy.counting", "proxy.allowance", "proxy.spenders")
 EDGES = (
     "proxy.edge",
     "proxy.downstream",
@@ -40,6 +40,7 @@ EDGES = (
     "proxy.lane",
     "proxy.page",
     "proxy.sinks",
+    "proxy.standing",
     "proxy.courier",
 )
 REPORTS = ("proxy.terminal", "proxy.export", "proxy.statement", "proxy.reconciliation")

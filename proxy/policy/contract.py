@@ -71,6 +71,7 @@ class Limit:
     """One counter's rule. Its identity in the store is (policy, clause, subject); the amounts may change on a reload.
 
     told_from: how much of a quota must be spent for its clause to hear of it (`Clause.settled`); None = it never wants to.
+    traced: whether it is remembered who spends of it.
     """
 
     policy: str
@@ -79,6 +80,7 @@ class Limit:
     rule: Rate | Slots | Quota
     error: str  # the code of the refusal, a key of CODES
     told_from: int | None = None
+    traced: bool = False
     amount: int = field(init=False, repr=False, compare=False)  # the most that can be held at once
 
     def __post_init__(self) -> None:
@@ -118,7 +120,7 @@ class Balance:
 class Notice(NamedTuple):  # no dataclass: every call over a threshold makes it anew, and a frozen one takes thrice as long
     """A fact worth a page: a budget crossed a threshold within a window. Two notices with one `dedup` are one fact.
 
-    threshold: percent. amounts: nanodollars. to: names under `pages`; empty = the log only.
+    threshold: percent. amounts: nanodollars. to: names under `pages`; empty = the log only. zone: in which the window turns.
     """
 
     policy: str
@@ -129,6 +131,7 @@ class Notice(NamedTuple):  # no dataclass: every call over a threshold makes it 
     window: tuple[int, int]
     to: tuple[str, ...]
     refuses: bool
+    zone: str = "UTC"
 
     @property
     def dedup(self) -> str:
@@ -226,6 +229,10 @@ class Clause:
         Called for quotas of which `Limit.told_from` or more is spent, with the same facts again and again: `dedup` tells them apart.
         """
         return ()
+
+    def watched(self, subject: str) -> Charge | None:
+        """A charge of nothing on the quota of which `settled` hears, for one subject; None where there is no such quota."""
+        return None
 
     def refuse(self, code: str, message: str, **kwargs: Any) -> Refusal:
         """A Refusal in this policy's name. code: a key of CODES."""

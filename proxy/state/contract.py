@@ -44,8 +44,18 @@ class Denial:
     retry_after_s: float | None
 
 
+class Spent(Protocol):
+    """What is spent of one quota in one window. It is itself and no other: what is remembered of it goes by it."""
+
+    window: tuple[int, int]
+    spent: int
+
+
 class Reservation(Protocol):
-    """What one call holds. shadowed: charges that would have refused."""
+    """What one call holds. shadowed: charges that would have refused. quotas: those of windows, with what is spent of each."""
+
+    @property
+    def quotas(self) -> Sequence[tuple[Charge, Spent]]: ...
 
     @property
     def shadowed(self) -> tuple[Denial, ...]: ...
@@ -113,5 +123,11 @@ class Outbox(Protocol):
     async def retry(self, id: str, *, due_s: float) -> None:
         """Count a failed attempt and set the next."""
 
-    async def done(self, id: str) -> None:
-        """The sink took it, or will never take it. Its id stays known, so that the same page is not queued twice."""
+    async def replace(self, delivery: Delivery) -> None:
+        """Give the one that waits under this id another body and another time. One that is done stays as it is."""
+
+    async def done(self, id: str, *, then: Delivery | None = None, forget: Collection[str] = ()) -> None:
+        """The sink took it, or will never take it. Its id stays known, so that the same page is not queued twice.
+
+        In the same step, all or nothing: then: what follows from it is queued; forget: ids that may be queued anew.
+        """

@@ -233,6 +233,10 @@ class Ledger:
         self._tallies: tuple[Tally, ...] = ()
         self._current: Tally | None = None  # the last tally, while its window is that of the limit's period and zone
 
+    @property
+    def tallies(self) -> tuple[Tally, ...]:
+        return self._tallies
+
     def restore(self, tally: Tally) -> None:
         """Take over a window that was counted before. Oldest first."""
         self._tallies = (*self._tallies[-1:], tally)

@@ -177,13 +177,7 @@ class Database:
                 "DELETE FROM page WHERE rowid IN (SELECT rowid FROM page WHERE done_s < ? LIMIT ?)",
                 (now_s - KNOWN_S, DELETED_AT_ONCE),
             )
-            return sum(
-                self._connection.execute(
-                    "INSERT INTO page VALUES (?, ?, ?, ?, ?, NULL) ON CONFLICT DO NOTHING",
-                    (delivery.id, delivery.sink, delivery.body, delivery.due_s, delivery.attempts),
-                ).rowcount
-                for delivery in deliveries
-            )
+            return sum(map(self._queue, deliveries))
 
     def due(self, now_s: float, most: int, skip: Sequence[str]) -> tuple[Delivery, ...]:
         rows = self._connection.execute(
@@ -196,8 +190,24 @@ class Database:
     def retry(self, id: str, due_s: float) -> None:
         self._connection.execute("UPDATE page SET due_s = ?, attempts = attempts + 1 WHERE id = ? AND done_s IS NULL", (due_s, id))
 
-    def done(self, id: str, now_s: float) -> None:
-        self._connection.execute("UPDATE page SET done_s = ? WHERE id = ? AND done_s IS NULL", (now_s, id))
+    def replace(self, delivery: Delivery) -> None:
+        self._connection.execute(
+            "UPDATE page SET body = ?, due_s = ? WHERE id = ? AND done_s IS NULL", (delivery.body, delivery.due_s, delivery.id)
+        )
+
+    def done(self, id: str, now_s: float, then: Delivery | None, forget: Sequence[str]) -> None:
+        with self._transaction():
+            self._connection.execute("UPDATE page SET done_s = ? WHERE id = ? AND done_s IS NULL", (now_s, id))
+            if then is not None:
+                self._queue(then)
+            for one in forget:
+                self._connection.execute("DELETE FROM page WHERE id = ?", (one,))
+
+    def _queue(self, delivery: Delivery) -> int:
+        return self._connection.execute(
+            "INSERT INTO page VALUES (?, ?, ?, ?, ?, NULL) ON CONFLICT DO NOTHING",
+            (delivery.id, delivery.sink, delivery.body, delivery.due_s, delivery.attempts),
+        ).rowcount
 
     def _prepare(self) -> None:
         # FULL: a journal is deleted once its sums are here, so they must be on the disk by then. WAL: others may read meanwhile.

@@ -201,6 +201,12 @@ class MemoryStore:
         self._changed.clear()
         return balances
 
+    def spends(self) -> Iterator[Spend]:
+        """What is known to be spent, also of quotas that no call has met since they were restored."""
+        for (policy, clause, subject), ledger in tuple(self._ledgers.items()):  # calls may go on between two of them
+            for tally in ledger.tallies:
+                yield Spend(policy, clause, subject, ledger.unit, tally.window, tally.spent)
+
     def restore(self, spends: Iterable[Spend]) -> None:
         """Take over what was spent before this process. spends: of windows still open or just closed, oldest first."""
         for spend in spends:
@@ -235,9 +241,18 @@ class MemoryStore:
         if known is not None:
             self._undelivered[id] = replace(known, due_s=due_s, attempts=known.attempts + 1)
 
-    async def done(self, id: str) -> None:
+    async def replace(self, delivery: Delivery) -> None:
+        if delivery.id in self._undelivered:
+            self._undelivered[delivery.id] = delivery
+
+    async def done(self, id: str, *, then: Delivery | None = None, forget: Collection[str] = ()) -> None:
         if self._undelivered.pop(id, None) is not None:
             self._delivered[id] = self.clock.wall_s()
+        if then is not None and then.id not in self._delivered:
+            self._undelivered.setdefault(then.id, then)
+        for one in forget:
+            self._undelivered.pop(one, None)
+            self._delivered.pop(one, None)
 
     def __repr__(self) -> str:
         quotas, pages = len(self._ledgers), len(self._undelivered)

@@ -107,6 +107,10 @@ class SqliteStore:
         """As MemoryStore.quotas."""
         return self._memory.quotas(most=most)
 
+    def spends(self) -> Iterator[Spend]:
+        """As MemoryStore.spends."""
+        return self._memory.spends()
+
     def changed(self) -> tuple[Balance, ...]:
         """As MemoryStore.changed."""
         return self._memory.changed()
@@ -161,9 +165,13 @@ class SqliteStore:
         self._check_open()
         await self._run(self._database.retry, id, due_s)
 
-    async def done(self, id: str) -> None:
+    async def replace(self, delivery: Delivery) -> None:
         self._check_open()
-        await self._run(self._database.done, id, self._clock.wall_s())
+        await self._run(self._database.replace, delivery)
+
+    async def done(self, id: str, *, then: Delivery | None = None, forget: Collection[str] = ()) -> None:
+        self._check_open()
+        await self._run(self._database.done, id, self._clock.wall_s(), then, tuple(forget))
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open"

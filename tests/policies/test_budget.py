@@ -95,7 +95,21 @@ def test_a_notice_says_whose_money_where_it_stands_and_who_is_told() -> None:
     (notice,) = clause.settled(balance(clause, spent=41 * USD))
     assert (notice.policy, notice.subject, notice.threshold) == ("everyone", "key=web", 80)
     assert (notice.spent_nanousd, notice.limit_nanousd, notice.window) == (41 * USD, 50 * USD, DAY)
-    assert (notice.to, notice.refuses) == (("oncall", "team"), True)
+    assert (notice.to, notice.refuses, notice.zone) == (("oncall", "team"), True, "UTC")
+
+
+@pytest.mark.parametrize(("page", "traced"), [((), False), (("oncall",), True)])
+def test_who_spends_is_remembered_only_where_somebody_is_told(page: tuple[str, ...], traced: bool) -> None:
+    (charge,) = budget(page=page).charges(a_call())
+    assert charge.limit.traced is traced
+
+
+@pytest.mark.parametrize(("when_spent", "enforced"), [("alarm", False), ("reject", True)])
+def test_what_is_watched_is_the_quota_that_calls_are_charged_on(when_spent: str, enforced: bool) -> None:
+    clause = budget(by=("key",), when_spent=when_spent)
+    (charge,) = clause.charges(a_call())
+    assert clause.watched("key=web") == replace(charge, amount=0)
+    assert charge.enforced is enforced
 
 
 def test_a_shadowed_budget_does_not_say_that_it_refuses() -> None:

@@ -155,7 +155,7 @@ async def test_a_proxy_of_the_environment_never_sees_a_page(courier: Courier, mo
 
 
 @pytest.mark.parametrize(
-    "address", ["127.0.0.1", "127.8.8.8", "169.254.169.254", "0.0.0.0", "100.100.100.200", "168.63.129.16", "224.0.0.1"]
+    "address", ["127.0.0.1", "127.8.8.8", "169.254.169.254", "0.0.0.0", "100.100.100.200", "168.63.129.16", "224.0.0.1", "0.1.2.3"]
 )
 async def test_a_name_that_leads_to_this_host_or_to_metadata_is_refused_before_any_connection(address: str) -> None:
     courier = Courier(FakeClock(), resolver=FakeResolver(address))
@@ -165,12 +165,20 @@ async def test_a_name_that_leads_to_this_host_or_to_metadata_is_refused_before_a
     assert "AddressRefused" in exception_types(caught.value)
 
 
-@pytest.mark.parametrize("address", ["::1", "fe80::1", "::", "fd00:ec2::254", "::ffff:127.0.0.1", "::ffff:169.254.169.254"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("::1", "fe80::1", "::", "ff02::1", "fd00:ec2::254", "::ffff:127.0.0.1", "::ffff:169.254.169.254"),
+        *("64:ff9b::a9fe:a9fe", "64:ff9b::7f00:1", "2002:7f00:1::", "2002:a9fe:a9fe::1"),
+    ],
+)
 def test_the_same_holds_over_ipv6(address: str) -> None:
     assert off_limits(ip_address(address))
 
 
-@pytest.mark.parametrize("address", ["10.0.0.7", "192.168.1.9", "100.64.0.1", "203.0.113.7", "fd12::7", "2001:db8::1"])
+@pytest.mark.parametrize(
+    "address", ["10.0.0.7", "192.168.1.9", "100.64.0.1", "203.0.113.7", "fd12::7", "2001:db8::1", "64:ff9b::a00:7", "2002:a00:7::"]
+)
 def test_private_and_public_networks_are_reachable(address: str) -> None:
     assert not off_limits(ip_address(address))
 
@@ -184,6 +192,58 @@ async def test_of_several_addresses_the_refused_ones_are_never_tried() -> None:
 async def test_localhost_is_reached_when_the_file_says_localhost(host: str) -> None:
     found = await Guard(FakeResolver("127.0.0.1")).resolve(host)
     assert [result["host"] for result in found] == ["127.0.0.1"]
+
+
+async def test_localhost_is_this_host_and_no_other_whatever_dns_says() -> None:
+    with pytest.raises(AddressRefused):
+        await Guard(FakeResolver("169.254.169.254")).resolve("localhost")
+
+
+async def test_a_name_is_looked_up_once_and_the_connection_goes_to_the_address_that_was_checked() -> None:
+    """DNS that says another thing the second time is never asked it."""
+    hosts: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        hosts.append(request.host)
+        return web.Response()
+
+    resolver = FakeResolver("127.0.0.1")
+    courier = Courier(FakeClock(), resolver=resolver)
+    async with server_of(answer) as server:
+        assert await courier.post(f"http://localhost:{server.port}/", {}, b"{}") == (200, None)
+        assert resolver.asked == ["localhost"]
+        resolver.addresses = ("169.254.169.254",)
+        with pytest.raises(Unreachable):
+            await courier.post(f"http://localhost:{server.port}/", {}, b"{}")
+    await courier.close()
+    assert [host.partition(":")[0] for host in hosts] == ["localhost"]
+
+
+@pytest.mark.parametrize("location", ["http://169.254.169.254/latest/meta-data/", "http://127.0.0.1:9/", "//localhost/"])
+async def test_a_redirect_towards_metadata_or_this_host_is_an_answer_and_nothing_more(courier: Courier, location: str) -> None:
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response(status=302, headers={"Location": location})
+
+    async with server_of(answer) as server:
+        assert await courier.post(str(server.make_url("/")), {}, b"{}") == (302, None)
+
+
+async def test_a_head_without_end_is_unreachable_and_not_kept(courier: Courier) -> None:
+    async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(b"HTTP/1.1 200 OK\r\nx: ")
+        try:
+            for _ in range(64):
+                writer.write(b"x" * 65_536)
+                await writer.drain()
+        except ConnectionError:
+            pass
+        writer.close()
+
+    server = await asyncio.start_server(flood, "127.0.0.1", 0)
+    async with server:
+        with pytest.raises(Unreachable):
+            await courier.post(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", {}, b"{}")
 
 
 @pytest.mark.parametrize("host", ["localhost.example", "2130706433", "notlocalhost"])

@@ -6,11 +6,14 @@ from collections.abc import Callable, Coroutine
 from itertools import pairwise
 from typing import Any
 
+import orjson
 import pytest
 
-from proxy.lane import GIVE_UP_S, MOST_REST_S, MOST_RETRY_S, Lane, Means, Unreachable
-from proxy.page import Page
-from proxy.pager import POLL_S
+from proxy.lane import GIVE_UP_RESOLVE_S, GIVE_UP_S, MOST_REST_S, MOST_RETRY_S, Lane, Means, Unreachable
+from proxy.page import THRESHOLD_CROSSED, THRESHOLD_RESOLVED, Page
+from proxy.pager import POLL_S, Pager
+from proxy.sinks import LEAST_ALERT_S
+from proxy.spenders import Top
 from proxy.state.contract import Delivery
 from tests.clock import FakeClock
 from tests.pages import DAY, SECRET, FailingOutbox, FakeLog, FakeWorld, leap, notice, pager, sink
@@ -26,10 +29,19 @@ class House:
         self.outbox = FailingOutbox(self.clock)
         self.world = FakeWorld(self.clock)
         self.log = FakeLog()
-        self.pager = pager(self.outbox, self.world, self.log, self.clock, BOT, random=random)
+        self.top: Top | None = None
+        self._random = random
+        self.pager = self.start()
+
+    def start(self) -> Pager:
+        self.pager = pager(self.outbox, self.world, self.log, self.clock, BOT, random=self._random, top=self.top)
+        return self.pager
 
     async def waiting(self) -> list[Delivery]:
         return [delivery for delivery in await self.outbox.waiting() if delivery.sink]
+
+    async def resolving(self) -> list[Delivery]:
+        return [delivery for delivery in await self.outbox.resolving() if delivery.sink]
 
     def live(self, days: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Let the pager run beside `days`, which sleeps on the fake clock."""
@@ -76,7 +88,7 @@ async def test_a_page_that_its_sink_will_never_take_is_given_up_and_that_is_an_e
     await house.pager.deliver_due()
     assert len(house.world.to("bot")) == 1
     assert await house.waiting() == []
-    assert house.log.counts[1:] == [("webhook", "given_up")]
+    assert [result for kind, result in house.log.counts if kind == "webhook"] == ["given_up"]
     (failed,) = house.log.named("page.failed")
     assert (failed["level"], failed["status"], failed["attempts"]) == ("error", status, 1)
     assert "due_s" not in failed
@@ -288,7 +300,10 @@ async def test_nothing_that_is_logged_shows_an_address_or_a_secret(house: House)
 
 
 async def test_the_crossing_in_the_log_has_all_its_numbers(house: House) -> None:
-    house.pager.notify([notice(refuses=True, to=())])
+    house.top = Top(
+        (("gpt-4.1", 40_000_000_000),), (("web/ada", 30_500_000_000), ("nightly", 9_500_000_000)), 40_000_000_000, None, 0
+    )
+    house.start().notify([notice(refuses=True, to=())])
     await house.pager.deliver_due()
     assert house.log.events == [
         (
@@ -304,9 +319,97 @@ async def test_the_crossing_in_the_log_has_all_its_numbers(house: House) -> None
                 "window_start_s": DAY[0],
                 "window_end_s": DAY[1],
                 "refuses": True,
+                "spent_by_s": DAY[0] + 4560,  # 40 USD in an hour: 50 in an hour and a quarter, and by the next full minute
+                "top_models": ["gpt-4.1 40"],
+                "top_users": ["web/ada 30.5", "nightly 9.5"],
             },
         )
     ]
+
+
+# ---- resolved ----
+
+
+async def test_when_the_window_turns_every_sink_that_took_the_page_is_told_once_and_the_log_too(house: House) -> None:
+    house.pager.notify([notice()])
+    await house.pager.deliver_due()
+    house.clock.advance(DAY[1] - house.clock.wall_s() - 0.1)
+    await house.pager.deliver_due()
+    assert len(house.world.to("bot")) == 1
+    house.clock.advance(0.1)
+    for _ in range(3):
+        await house.pager.deliver_due()
+    assert [orjson.loads(sent.body)["type"] for sent in house.world.to("bot")] == [THRESHOLD_CROSSED, THRESHOLD_RESOLVED]
+    (resolved,) = house.log.named("budget.resolved")
+    assert (resolved["page"], resolved["threshold"]) == (f"tollhouse/budget/everyone/everyone/{DAY[0]}/80", 80)
+    assert await house.resolving() == []
+
+
+async def test_a_page_that_was_given_up_is_never_resolved(house: House) -> None:
+    house.world.script["bot"].append(400)
+    house.pager.notify([notice()])
+    await house.pager.deliver_due()
+    assert await house.resolving() == []
+
+
+async def test_a_page_that_its_sink_has_not_taken_when_the_window_turns_comes_first_and_then_its_resolve(house: House) -> None:
+    house.world.script["bot"].extend([503, 503])
+    house.pager.notify([notice()])
+    await house.pager.deliver_due()
+    house.clock.advance(DAY[1] - house.clock.wall_s())
+    await house.pager.deliver_due()
+    assert await house.resolving() == []
+    house.clock.advance(60)
+    for _ in range(2):
+        await house.pager.deliver_due()
+    bodies = [orjson.loads(sent.body)["type"] for sent in house.world.to("bot")]
+    assert bodies == [THRESHOLD_CROSSED, THRESHOLD_CROSSED, THRESHOLD_CROSSED, THRESHOLD_RESOLVED]
+
+
+def test_a_resolve_is_tried_for_a_week_and_a_page_for_a_day(house: House) -> None:
+    async def days() -> None:
+        house.pager.notify([notice()])
+        await house.world.reached("bot", 1)
+        house.world.always["bot"] = 503
+        await asyncio.sleep(9 * GIVE_UP_S)
+        assert await house.resolving() == []
+
+    house.live(days)
+    _, *tried = house.world.to("bot")
+    assert GIVE_UP_RESOLVE_S - 2 * MOST_RETRY_S < tried[-1].at_s - tried[0].at_s <= GIVE_UP_RESOLVE_S
+    assert house.log.named("page.failed")[-1]["level"] == "error"
+
+
+async def test_a_resolve_to_a_sink_that_the_file_no_longer_names_is_given_up_after_a_day(house: House) -> None:
+    house.pager.notify([notice()])
+    await house.pager.deliver_due()
+    house.pager.configure({})
+    house.clock.advance(DAY[1] - house.clock.wall_s() + GIVE_UP_S)
+    await house.pager.deliver_due()
+    assert await house.resolving() == []
+
+
+def test_a_resolve_is_queued_once_also_when_the_outbox_could_not_be_told_that_the_page_was_taken(house: House) -> None:
+    house.outbox.broken.add("done")
+
+    async def days() -> None:
+        house.pager.notify([notice()])
+        await asyncio.sleep(600)
+        house.outbox.broken.clear()
+        await asyncio.sleep(MOST_REST_S + POLL_S)
+        assert [delivery.due_s for delivery in await house.resolving()] == [DAY[1]]
+
+    house.live(days)
+    assert len(house.world.to("bot")) == 1
+
+
+async def test_alertmanager_has_an_alert_long_enough_to_tell_of_it_before_it_is_resolved(house: House) -> None:
+    house.pager.configure({"bot": sink("bot", kind="alertmanager")})
+    house.clock.advance(DAY[1] - house.clock.wall_s() - 10)
+    house.pager.notify([notice()])
+    await house.pager.deliver_due()
+    (resolve,) = await house.resolving()
+    assert resolve.due_s == DAY[1] - 10 + LEAST_ALERT_S
 
 
 async def test_a_lane_shows_its_state_in_one_line(house: House) -> None:
@@ -317,7 +420,9 @@ async def test_a_lane_shows_its_state_in_one_line(house: House) -> None:
         log=house.log,
         count=house.log.count,
         random=lambda size: bytes(size),
-        finished=set(),
+        finished={},
+        raised=lambda page: None,
+        reopened=lambda: None,
     )
     lane = Lane(BOT, means=means)
     assert repr(lane) == "<Lane 'bot' webhook open failures=0>"

@@ -6,16 +6,20 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from proxy.courier import Courier
+from proxy.errors import StateUnavailable
 from proxy.pager import MOST_QUEUED, MOST_SEEN, POLL_S, Pager
+from proxy.policy.contract import Notice
 from proxy.sinks import Sink
+from proxy.spenders import Top
 from proxy.state.sqlite import SqliteStore
 from tests.clock import FakeClock
-from tests.pages import DAY, FailingOutbox, FakeLog, FakeWorld, leap, notice, pager, sink
+from tests.pages import DAY, FailingOutbox, FakeAlarms, FakeLog, FakeWorld, Sent, leap, notice, pager, sink
 
 BOT, TEAM = sink("bot"), sink("team", kind="slack")
 
@@ -28,16 +32,21 @@ class House:
         self.outbox = FailingOutbox(self.clock)
         self.world = FakeWorld(self.clock)
         self.log = FakeLog()
+        self.alarms = FakeAlarms()
         self.pager = self.start()
 
     def start(self) -> Pager:
-        self.pager = pager(self.outbox, self.world, self.log, self.clock, BOT, TEAM)
+        self.pager = pager(self.outbox, self.world, self.log, self.clock, BOT, TEAM, alarms=self.alarms)
         return self.pager
 
 
 @pytest.fixture
 def house() -> House:
     return House()
+
+
+def types_of(sent: list[Sent]) -> list[str]:
+    return [orjson.loads(one.body)["type"] for one in sent]
 
 
 # ---- one page, and one only ----
@@ -246,6 +255,128 @@ async def test_a_reload_while_a_sink_is_slow_sends_the_rest_to_the_new_address(h
     assert [sent.url.partition("test")[2] for sent in house.world.to("bot")] == ["", "/new", "/new"]
 
 
+# ---- what stands without a call ----
+
+
+async def test_what_was_crossed_before_the_start_is_paged_without_any_call(house: House) -> None:
+    house.alarms.standing.append(notice())
+    await house.start().deliver_due()
+    assert len(house.world.to("bot")) == 1
+
+
+async def test_everything_that_stands_is_paged_at_the_start_however_much_it_is(house: House) -> None:
+    house.alarms.standing.extend(notice(subject=f"user=web/{number}", to=()) for number in range(2 * MOST_QUEUED))
+    await house.start().deliver_due()
+    await house.pager.close()
+    assert len(await house.outbox.waiting()) + len(house.log.named("budget.crossed")) == 2 * MOST_QUEUED
+
+
+async def test_what_was_paged_before_the_start_and_still_stands_is_not_paged_again(house: House) -> None:
+    house.pager.notify([notice()])
+    await house.pager.deliver_due()
+    house.alarms.standing.append(notice(spent_nanousd=45 * 10**9))
+    await house.start().deliver_due()
+    assert len(house.world.to("bot")) == 1
+
+
+async def test_a_budget_that_a_reload_raises_resolves_its_page_at_once_and_only_once(house: House) -> None:
+    house.pager.notify([notice()])
+    await house.pager.deliver_due()
+    house.alarms.limit = 100 * 10**9
+    for _ in range(3):
+        house.pager.configure({"bot": BOT, "team": TEAM})
+        await house.pager.deliver_due()
+    assert types_of(house.world.to("bot")) == ["budget.threshold_crossed", "budget.threshold_resolved"]
+    assert await house.outbox.resolving() == []
+    house.clock.advance(86_400)
+    await house.pager.deliver_due()
+    assert len(house.world.to("bot")) == 2
+
+
+async def test_a_budget_that_is_raised_while_its_page_waits_for_a_sink_resolves_it_as_soon_as_it_was_taken(house: House) -> None:
+    house.world.script["bot"].append(503)
+    house.pager.notify([notice()])
+    await house.pager.deliver_due()
+    house.alarms.limit = 100 * 10**9
+    house.pager.configure({"bot": BOT, "team": TEAM})
+    house.clock.advance(10)
+    for _ in range(3):
+        await house.pager.deliver_due()
+    crossed, resolved = "budget.threshold_crossed", "budget.threshold_resolved"
+    assert types_of(house.world.to("bot")) == [crossed, crossed, resolved]
+
+
+async def test_a_threshold_that_a_raised_budget_lifted_pages_anew_when_it_is_crossed_again(house: House) -> None:
+    house.pager.notify([notice()])
+    await house.pager.deliver_due()
+    house.alarms.limit = 100 * 10**9
+    house.pager.configure({"bot": BOT, "team": TEAM})
+    await house.pager.deliver_due()
+    house.alarms.limit = None
+    again = notice(spent_nanousd=80 * 10**9, limit_nanousd=100 * 10**9)
+    for _ in range(3):
+        house.pager.notify([again])
+        await house.pager.deliver_due()
+    house.clock.advance(86_400)
+    await house.pager.deliver_due()
+    sent = house.world.to("bot")
+    assert types_of(sent) == ["budget.threshold_crossed", "budget.threshold_resolved"] * 2
+    assert len({one.headers["webhook-id"] for one in sent}) == 4
+
+
+async def test_a_crossing_that_comes_while_the_resolve_of_the_one_before_waits_is_paged_after_it(house: House) -> None:
+    house.pager.notify([notice()])
+    await house.pager.deliver_due()
+    house.world.script["bot"].append(503)
+    house.alarms.limit = 100 * 10**9
+    house.pager.configure({"bot": BOT, "team": TEAM})
+    await house.pager.deliver_due()
+    house.alarms.limit = None
+    house.alarms.standing.append(notice(spent_nanousd=80 * 10**9, limit_nanousd=100 * 10**9))
+    house.pager.notify(house.alarms.standing)
+    await house.pager.deliver_due()
+    house.clock.advance(10)
+    for _ in range(2):
+        await house.pager.deliver_due()
+    assert types_of(house.world.to("bot")) == [
+        "budget.threshold_crossed",
+        "budget.threshold_resolved",
+        "budget.threshold_resolved",
+        "budget.threshold_crossed",
+    ]
+
+
+async def test_a_review_that_the_outbox_could_not_answer_is_made_again(house: House) -> None:
+    house.pager.notify([notice()])
+    await house.pager.deliver_due()
+    house.alarms.limit = 100 * 10**9
+    house.pager.configure({"bot": BOT, "team": TEAM})
+    for operation in ("due", "replace"):
+        house.outbox.broken.add(operation)
+        with pytest.raises(StateUnavailable):
+            await house.pager.deliver_due()
+        house.outbox.broken.clear()
+    await house.pager.deliver_due()
+    assert types_of(house.world.to("bot")) == ["budget.threshold_crossed", "budget.threshold_resolved"]
+
+
+async def test_a_page_says_who_had_spent_when_the_threshold_was_crossed(house: House) -> None:
+    asked: list[Notice] = []
+
+    def top(crossed: Notice) -> Top:
+        asked.append(crossed)
+        return Top((("gpt-4.1", 40 * 10**9),), (("web/ada", 40 * 10**9),), 40 * 10**9, None, 0)
+
+    means = {"clock": house.clock, "send": house.world.send, "log": house.log, "count": house.log.count, "alarms": FakeAlarms()}
+    house.pager = Pager(house.outbox, **means, random=lambda size: bytes(size), top=top)
+    house.pager.configure({"bot": BOT})
+    for _ in range(3):
+        house.pager.notify([notice()])
+    await house.pager.deliver_due()
+    assert asked == [notice()]
+    assert orjson.loads(house.world.to("bot")[0].body)["data"]["top_users"][0]["name"] == "web/ada"
+
+
 # ---- the loop ----
 
 
@@ -419,7 +550,14 @@ async def test_a_receiver_that_was_down_gets_its_page_once_when_it_is_back(house
 
     courier = Courier(house.clock)
     house.pager = Pager(
-        house.outbox, clock=house.clock, send=courier.post, log=house.log, count=house.log.count, random=lambda size: bytes(size)
+        house.outbox,
+        clock=house.clock,
+        send=courier.post,
+        log=house.log,
+        count=house.log.count,
+        random=lambda size: bytes(size),
+        alarms=FakeAlarms(),
+        top=lambda notice: None,
     )
     house.pager.configure({"bot": Sink("bot", kind="webhook", url=f"http://127.0.0.1:{port}/pages")})
     house.pager.notify([notice()])

@@ -20,6 +20,7 @@ from proxy.page import Page
 from proxy.policy.contract import Notice
 from proxy.policy.sections import AlertmanagerSink, LogSink, PagerDutySink, SlackSink, WebhookSink
 from proxy.sinks import PAGERDUTY_URL, Kind, Sink, render, severity, sign, signing_key, sinks_of
+from proxy.spenders import Top
 from tests.clock import FakeClock
 
 NOW_S = 1_795_340_060
@@ -39,8 +40,21 @@ NOTICE = Notice(
 )
 
 
+TOP = Top((("gpt-4.1", 30_120_000_000), ("o`3", 10_000_000_000)), (("web/ada", 40_120_000_000),), 40_120_000_000, None, 0)
+
+
 def page(**changes: object) -> Page:
-    return Page.of(NOTICE._replace(**changes), crossed_s=NOW_S - 60)
+    return Page.of(NOTICE._replace(**changes), crossed_s=NOW_S - 60, top=TOP)
+
+
+def turned(**changes: object) -> Page:
+    """The resolve of a page whose window turned."""
+    return page(**changes).resolving(taken_s=NOW_S - 30, lasts_s=0)
+
+
+def raised(**changes: object) -> Page:
+    """The resolve of a page whose budget was raised to 100 USD."""
+    return turned(**changes).lifted(raised_nanousd=100_000_000_000, now_s=NOW_S)
 
 
 def sink(kind: Kind, *, url: str = "https://sink.test/in") -> Sink:
@@ -58,6 +72,13 @@ async def pagerduty(request: web.Request) -> web.Response:
     """Events API v2. Source: facts on alert sinks, 1."""
     event = await request.json()
     payload = event.get("payload", {})
+    if event.get("event_action") == "resolve":
+        valid = set(event) == {"routing_key", "event_action", "dedup_key"} and re.fullmatch(
+            r"[0-9A-Za-z]{32}", event["routing_key"]
+        )
+        return web.json_response(
+            {"status": "success", "dedup_key": event["dedup_key"]} if valid else {}, status=202 if valid else 400
+        )
     valid = (
         request.path == "/v2/enqueue"
         and request.content_type == "application/json"
@@ -139,7 +160,19 @@ async def courier() -> AsyncIterator[Courier]:
     await courier.close()
 
 
-@pytest.mark.parametrize("what", [page(), page(threshold=1000, refuses=False), page(subject=HOSTILE), page(subject="everyone")])
+@pytest.mark.parametrize(
+    "what",
+    [
+        page(),
+        page(threshold=1000, refuses=False),
+        page(subject=HOSTILE),
+        page(subject="everyone"),
+        turned(),
+        raised(),
+        turned(subject=HOSTILE),
+        raised(subject=HOSTILE),
+    ],
+)
 @pytest.mark.parametrize("kind", RECEIVERS)
 async def test_a_receiver_that_accepts_only_what_its_vendor_documents_accepts_the_page(
     kind: Kind, what: Page, courier: Courier
@@ -212,8 +245,11 @@ def test_a_slack_message_reads_well() -> None:
     assert body_of("slack", page())["text"].split("\n") == [
         "Budget of policy 'everyone' crossed 80 %: `user=web/ada` spent 40.12 of 50 USD.",
         "Window: 2026-11-22T00:00:00Z to 2026-11-23T00:00:00Z.",
+        "At this rate the budget is spent by 11:55 (UTC).",
+        "Top models: `gpt-4.1` 30.12 USD (75 %), `o'3` 10 USD (25 %).",
+        "Top users: `web/ada` 40.12 USD (100 %).",
         "Calls still pass; they are refused once it is spent. The window turns at 2026-11-23T00:00:00Z.",
-        page().remedy,
+        page().remedy(quote="`"),
     ]
 
 
@@ -222,6 +258,16 @@ def test_a_subject_cannot_mention_format_link_or_leave_its_quotes_in_slack() -> 
     quoted = first.partition("`")[2].rpartition("`")[0]
     assert quoted.startswith("user=web/&lt;!channel&gt; &amp; '*_~\ufffd\ufffd&lt;/a&gt;")
     assert "`" not in quoted
+
+
+def test_no_name_of_a_spender_can_format_link_or_leave_its_quotes_in_slack() -> None:
+    """Outside of quotes stands nothing that a client chose."""
+    top = Top(((HOSTILE, 2),), ((HOSTILE, 2),), 2, None, 0)
+    text = body_of("slack", Page.of(NOTICE._replace(subject=HOSTILE), crossed_s=NOW_S, top=top))["text"]
+    own = "".join(text.split("`")[::2])
+    assert text.count("`") == 2 * 6  # subject, model, user, both once more in what to do, and `usd`
+    assert "evil" not in own
+    assert "&" not in own
 
 
 # ---- pagerduty ----
@@ -264,6 +310,8 @@ def test_dedup_keys_of_two_long_subjects_fit_and_differ() -> None:
 def test_an_alert_is_known_by_its_labels_and_carries_amounts_only_beside_them() -> None:
     early, late = (body_of("alertmanager", page(spent_nanousd=spent))[0] for spent in (40_120_000_000, 49_000_000_000))
     assert early["labels"] == late["labels"]
+    assert early["annotations"]["forecast"] == "At this rate the budget is spent by 11:55 (UTC)."
+    assert early["annotations"]["top_users"] == "Top users: web/ada 40.12 USD (100 %)."
     assert early["labels"] == {
         "alertname": "TollhouseBudgetThresholdCrossed",
         "policy": "everyone",
@@ -289,7 +337,7 @@ def test_an_alert_lasts_until_its_window_turns() -> None:
 
 def test_an_alert_that_is_late_still_lasts_long_enough_to_be_told() -> None:
     alert = body_of("alertmanager", page(), now_s=1_795_392_000 + 3600)[0]
-    assert alert["endsAt"] == "2026-11-23T01:05:00Z"
+    assert alert["endsAt"] == "2026-11-23T01:01:30Z"
 
 
 def test_an_alert_is_not_from_the_future_when_the_clock_was_set_back() -> None:
@@ -300,6 +348,63 @@ def test_an_alert_is_not_from_the_future_when_the_clock_was_set_back() -> None:
 @pytest.mark.parametrize("url", ["http://am:9093", "http://am:9093/", "http://am:9093/api/v2/alerts"])
 def test_alertmanager_is_given_by_its_address_or_by_the_whole_url(url: str) -> None:
     assert render(Sink("am", kind="alertmanager", url=url), page(), now_s=NOW_S).url == "http://am:9093/api/v2/alerts"
+
+
+# ---- resolved ----
+
+
+def test_pagerduty_resolves_the_incident_that_the_page_opened() -> None:
+    opened = body_of("pagerduty", page())
+    for resolve in (turned(), raised()):
+        assert body_of("pagerduty", resolve) == {
+            "routing_key": ROUTING_KEY,
+            "event_action": "resolve",
+            "dedup_key": opened["dedup_key"],
+        }
+
+
+def test_alertmanager_resolves_the_alert_of_the_same_labels_now() -> None:
+    alert = body_of("alertmanager", raised())[0]
+    assert alert["labels"] == body_of("alertmanager", page())[0]["labels"]
+    assert (alert["startsAt"], alert["endsAt"]) == ("2026-11-22T09:33:20Z", "2026-11-22T09:34:20Z")
+
+
+def test_a_webhook_of_a_resolve_has_a_type_an_id_and_a_time_of_its_own() -> None:
+    first, second = (render(sink("webhook"), what, now_s=NOW_S) for what in (page(), turned()))
+    assert first.headers["webhook-id"] != second.headers["webhook-id"]
+    assert orjson.loads(second.body) == {
+        "type": "budget.threshold_resolved",
+        "timestamp": "2026-11-23T00:00:00Z",
+        "data": turned().facts(),
+    }
+
+
+def test_a_threshold_that_is_crossed_again_under_a_larger_budget_is_another_webhook_message() -> None:
+    first, second = (render(sink("webhook"), page(limit_nanousd=limit), now_s=NOW_S) for limit in (50 * 10**9, 100 * 10**9))
+    assert first.headers["webhook-id"] != second.headers["webhook-id"]
+
+
+@pytest.mark.parametrize(
+    ("what", "says"),
+    [
+        (
+            turned(),
+            [
+                "Resolved: the window is over in which `user=web/ada` crossed 80 % of the budget of policy 'everyone'.",
+                "A new window began at 2026-11-23T00:00:00Z, with nothing spent. There is nothing to do.",
+            ],
+        ),
+        (
+            raised(),
+            [
+                "Resolved: `user=web/ada` is below 80 % of the budget of policy 'everyone' again, as it was raised from 50 to 100 USD.",
+                "The threshold pages again when it is crossed under the new budget. The window turns at 2026-11-23T00:00:00Z.",
+            ],
+        ),
+    ],
+)
+def test_slack_is_told_that_it_is_over_and_why(what: Page, says: list[str]) -> None:
+    assert body_of("slack", what)["text"].split("\n") == says
 
 
 # ---- all of them ----

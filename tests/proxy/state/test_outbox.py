@@ -63,6 +63,33 @@ async def test_a_delivered_id_is_known_for_40_days_and_then_forgotten(store: Out
     assert await store.put([page("a"), page("waiting")]) == 1
 
 
+async def test_what_follows_from_a_delivered_page_is_queued_in_the_same_step_and_once(store: Outbox) -> None:
+    await store.put([page("a")])
+    follows = page("a/resolved", due_s=50.0)
+    for _ in range(2):
+        await store.done(page("a").id, then=follows)
+    assert await store.due(49.0) == ()
+    assert await store.due(50.0) == (follows,)
+    await store.done(follows.id)
+    await store.done(page("a").id, then=follows)
+    assert await store.due(1e12) == ()
+
+
+async def test_a_page_that_is_forgotten_when_another_is_done_may_be_queued_anew(store: Outbox) -> None:
+    await store.put([page("a"), page("b")])
+    await store.done(page("a").id, then=page("a/resolved"))
+    await store.done(page("a/resolved").id, forget=(page("a/resolved").id, page("a").id))
+    assert await store.put([page("a"), page("b")]) == 1
+
+
+async def test_a_waiting_page_can_be_given_another_body_and_time_and_a_delivered_one_cannot(store: Outbox) -> None:
+    await store.put([page("a", due_s=50.0), page("b")])
+    await store.done(page("b").id)
+    for name in "abc":
+        await store.replace(Delivery(page(name).id, "oncall", b"{}", due_s=10.0))
+    assert await store.due(1e12) == (Delivery(page("a").id, "oncall", b"{}", due_s=10.0),)
+
+
 async def test_an_unknown_id_is_nobodys_page(store: Outbox) -> None:
     await store.retry("unknown", due_s=0.0)
     await store.done("unknown")
