@@ -4,7 +4,8 @@
     settled ──► journal, soon; sums ───────┘ that is open are handed out, which is where it begins
 
 The rule a reader could break: the sums and the journals since the last turn that the database took say the same. Where the journal
-could not be written the sums know more, and until the next turn only this process does.
+could not be written the sums know more, and until the next turn only this process does. What a limit has spent and held on the disk is
+never more than the limit, so a restart finds nobody over it who was not.
 """
 
 from collections.abc import Callable, Mapping
@@ -38,6 +39,7 @@ class Bookkeeper:
             tuple[MemoryReservation, Mapping[Unit, int], Booking | None]
         ] = []  # what was settled and is yet to be written
         self._last_id = 0
+        self._pending: dict[Tally, int] = {}  # what those held of limits that refuse, which on the disk they still do
         self.journal = Journal(directory, generation)
         self.open_holds: dict[int, MemoryReservation] = {}
         self.closed = False
@@ -54,10 +56,12 @@ class Bookkeeper:
 
     def held(self, reservation: MemoryReservation, now_s: float) -> None:
         """As the Keeper's. Where the journal cannot be written, what never refuses is held all the same."""
-        quotas = reservation.quotas
+        quotas, pending = reservation.quotas, self._pending
         for charge, tally in quotas:
             if tally.key is None:
                 tally.key = _key(charge, tally)
+            if charge.enforced and tally in pending and tally.spent + tally.held + pending[tally] > charge.limit.amount:
+                self.flush()  # what others gave back makes room for this, so it is to be seen on the disk before
         id = self._last_id + 1
         began_s = int(now_s)
         try:
@@ -78,6 +82,9 @@ class Bookkeeper:
         if self.closed:
             raise unusable(f"the state in {self._directory} is closed")
         self._ended.append((reservation, used, booking))
+        for charge, tally in reservation.quotas:
+            if charge.enforced:
+                self._pending[tally] = self._pending.get(tally, 0) + charge.amount
         if over:
             self.flush()
         self._wrote()
@@ -87,6 +94,7 @@ class Bookkeeper:
         if not self._ended:
             return
         ended, self._ended = self._ended, []
+        self._pending.clear()
         hour_s = hour_of(self._clock.wall_s())
         fresh, spent = Totals(), self._spent
         settled: list[tuple[int, list[int]]] = []

@@ -188,6 +188,19 @@ async def test_a_kill_charges_what_was_held_and_says_so(directory: Path, clock: 
     await store.close()
 
 
+async def test_a_kill_finds_no_more_spent_and_held_than_the_limit(directory: Path, clock: FakeClock) -> None:
+    """The second call has room because the first gave back what it did not use."""
+    store = await SqliteStore.open(directory, clock, group_s=NEVER_S)
+    for used, amount in ((100, 900), (10, 850), (0, 890)):
+        held = await store.reserve((money(amount), requests()), ADA)
+        assert not isinstance(held, Denial)
+        after = await image(store, directory, clock)
+        assert after.peek(money(0)).spent <= 1000
+        await after.close()
+        await held.settle({Unit.NANOUSD: used})
+    await store.close()
+
+
 async def test_a_kill_between_a_new_journal_and_the_database_counts_everything_once(directory: Path, clock: FakeClock) -> None:
     store = await SqliteStore.open(directory, clock, group_s=NEVER_S)
     held = await store.reserve((money(100),), ADA)
