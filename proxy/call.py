@@ -28,10 +28,11 @@ class Principal(NamedTuple):  # no dataclass: a frozen one takes twice as long t
 class Surface:
     """One metered path of the API.
 
-    name: short word for logs and labels; path: canonical path below the root, `*` for one trailing segment.
+    name: short word for logs and labels; path: canonical path below the root, `*` for one segment.
     caps: body fields that cap the output, the one to inject last; least_cap: smallest value the API accepts for a cap.
     default_cap: what the API applies when no cap is sent, or None for the model's own maximum.
-    fanout: body fields that multiply the output. Source: facts on the OpenAI API, sections 1, 2, 4, 5.
+    fanout: body fields that multiply the output. form: the body may be a form (multipart). default_model: for a body that names none.
+    Source: facts on the OpenAI API, sections 1, 2, 4, 5.
     """
 
     name: str
@@ -45,6 +46,8 @@ class Surface:
     has_output: bool = False
     metered: bool = True
     model_required: bool = True
+    form: bool = False
+    default_model: str | None = None
 
 
 @lru_cache(maxsize=1024)  # names come from clients, 256 characters at most
@@ -59,10 +62,11 @@ UNROUTED = Surface(name="unrouted", path="", methods=(), metered=False, model_re
 
 @dataclass(slots=True, unsafe_hash=True)
 class Usage:
-    """Tokens of one call by class. Totals include their subsets, as on the wire.
+    """What one call used: tokens by class, whose totals include their subsets, as on the wire, and what is not sold by the token.
 
-    input_tokens ⊇ cached_tokens + cache_write_tokens + audio_input_tokens;
-    output_tokens ⊇ reasoning_tokens, audio_output_tokens. All ≥ 0.
+    input_tokens ⊇ cached_tokens + cache_write_tokens + audio_input_tokens + image_input_tokens;
+    output_tokens ⊇ reasoning_tokens, audio_output_tokens, image_output_tokens. All ≥ 0.
+    units: images, characters, or milliseconds of audio, as the surface has it.
     Never changed, and not frozen, because that takes four times as long to make.
     """
 
@@ -73,15 +77,27 @@ class Usage:
     audio_input_tokens: int = 0
     audio_output_tokens: int = 0
     reasoning_tokens: int = 0
+    image_input_tokens: int = 0
+    image_output_tokens: int = 0
+    units: int = 0
 
     @property
     def total_tokens(self) -> int:
         return self.input_tokens + self.output_tokens
 
 
+AS_PLAIN = -1
+
+
 @dataclass(frozen=True, slots=True)
 class Price:
-    """US price of one model, in nanodollars per million tokens of each class (5.00 USD per million = 5_000_000_000)."""
+    """US price of one model, in nanodollars per million tokens of each class (5.00 USD per million = 5_000_000_000).
+
+    image_input, image_output: AS_PLAIN costs what the plain class costs. unit: nanodollars per million units of Usage, 0 where none
+    are sold. call: nanodollars of each call, whatever it uses. long: the price of a whole call whose input is above `long_above`
+    tokens. tiers: the prices by service tier, as answers name them, beside this one. also: what else the call may come to be billed
+    at; held is the dearest of all.
+    """
 
     input: int
     output: int
@@ -89,37 +105,78 @@ class Price:
     cache_write: int
     audio_input: int
     audio_output: int
+    image_input: int = AS_PLAIN
+    image_output: int = AS_PLAIN
+    unit: int = 0
+    call: int = 0
+    long: "Price | None" = None
+    long_above: int = 0
+    tiers: "Mapping[str, Price]" = field(default_factory=dict, hash=False)
+    also: "tuple[Price, ...]" = ()
     dearest_input: int = field(init=False, repr=False, compare=False)  # of any class; likewise for output
     dearest_output: int = field(init=False, repr=False, compare=False)
-    free: bool = field(init=False, repr=False, compare=False)  # no token costs anything
+    by_tokens: bool = field(init=False, repr=False, compare=False)  # some token costs something
+    free: bool = field(init=False, repr=False, compare=False)  # nothing costs anything
+    _plain: bool = field(init=False, repr=False, compare=False)  # tokens are all there is to it, at one price each
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "dearest_input", max(self.input, self.cached_input, self.cache_write, self.audio_input))
-        object.__setattr__(self, "dearest_output", max(self.output, self.audio_output))
-        object.__setattr__(self, "free", not (self.dearest_input or self.dearest_output))
+        for name, plain in (("image_input", self.input), ("image_output", self.output)):
+            if getattr(self, name) == AS_PLAIN:
+                object.__setattr__(self, name, plain)
+        inputs = (self.input, self.cached_input, self.cache_write, self.audio_input, self.image_input)
+        object.__setattr__(self, "dearest_input", max(inputs))
+        object.__setattr__(self, "dearest_output", max(self.output, self.audio_output, self.image_output))
+        dearer = any(not price.free for price in (self.long, *self.also) if price is not None)
+        object.__setattr__(self, "by_tokens", bool(self.dearest_input or self.dearest_output))
+        object.__setattr__(self, "free", not (self.by_tokens or self.unit or self.call or dearer))
+        object.__setattr__(self, "_plain", not (self.unit or self.call or self.long or self.also))
+
+    def billed(self, tier: str | None) -> "Price":
+        """The price at the service tier that an answer names; this one where it names none, or one that has no price."""
+        return self if tier is None or not self.tiers else self.tiers.get(tier, self)
 
     def cost_nanousd(self, usage: Usage) -> int:
         """Integer nanodollars, rounded up once over the disjoint classes."""
-        if not (usage.cached_tokens or usage.cache_write_tokens or usage.audio_input_tokens or usage.audio_output_tokens):
+        if self.long is not None and usage.input_tokens > self.long_above:
+            return self.long.cost_nanousd(usage)
+        if self._plain and not (
+            usage.cached_tokens
+            or usage.cache_write_tokens
+            or usage.audio_input_tokens
+            or usage.audio_output_tokens
+            or usage.image_input_tokens
+            or usage.image_output_tokens
+        ):
             return -(-(usage.input_tokens * self.input + usage.output_tokens * self.output) // 1_000_000)
-        audio_in = min(usage.audio_input_tokens, usage.input_tokens)
-        cached = min(usage.cached_tokens, usage.input_tokens - audio_in)
-        written = min(usage.cache_write_tokens, usage.input_tokens - audio_in - cached)
+        left = usage.input_tokens
+        left -= (audio_in := min(usage.audio_input_tokens, left))
+        left -= (image_in := min(usage.image_input_tokens, left))
+        left -= (cached := min(usage.cached_tokens, left))
+        left -= (written := min(usage.cache_write_tokens, left))
         audio_out = min(usage.audio_output_tokens, usage.output_tokens)
+        image_out = min(usage.image_output_tokens, usage.output_tokens - audio_out)
         total = (
-            (usage.input_tokens - audio_in - cached - written) * self.input
+            left * self.input
             + cached * self.cached_input
             + written * self.cache_write
             + audio_in * self.audio_input
-            + (usage.output_tokens - audio_out) * self.output
+            + image_in * self.image_input
+            + (usage.output_tokens - audio_out - image_out) * self.output
             + audio_out * self.audio_output
+            + image_out * self.image_output
+            + usage.units * self.unit
         )
-        return -(-total // 1_000_000)
+        return -(-total // 1_000_000) + self.call
 
-    def worst_nanousd(self, *, input_tokens: int, output_tokens: int) -> int:
-        """The most that so many tokens can cost, whatever their class."""
+    def worst_nanousd(self, *, input_tokens: int, output_tokens: int, units: int = 0) -> int:
+        """The most that so much can cost, whatever its classes and its tier."""
         total = input_tokens * self.dearest_input + output_tokens * self.dearest_output
-        return -(-total // 1_000_000)
+        if self._plain:
+            return -(-total // 1_000_000)
+        others = (self.long, *self.also) if self.long is not None and input_tokens > self.long_above else self.also
+        own = -(-(total + units * self.unit) // 1_000_000) + self.call
+        each = (o.worst_nanousd(input_tokens=input_tokens, output_tokens=output_tokens, units=units) for o in others)
+        return max(own, *each) if others else own
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +234,10 @@ class Call:
     once an upstream has answered; size: its bytes; parts: the body as it is sent, () where that is yet to be found out.
     fields: the parsed JSON body, read-only, or None where the path is passed as bytes.
     asked_caps: each cap field the client sent with a number. cap: output tokens of one choice after shaping, None = no bound known.
+    uncapped: the same where no cap is known: what the model can write at most.
     choices: how many answers the upstream generates and bills (n, best_of, prompts). input_bound: tokens the input can be at most.
+    units: of Usage, at most. tools: what a call of each hosted tool that the body offers costs, in nanodollars, by the tool's word;
+    tool_calls: how many there can be at most.
     edits: top-level body fields to set before the body is sent; empty = the body is passed on byte for byte.
     price: of `model`, filled after shaping; None for a surface that costs nothing.
     """
@@ -202,6 +262,10 @@ class Call:
     clamps: dict[str, Clamp] = field(default_factory=dict)
     timeouts: Timeouts = UNBOUNDED
     price: Price | None = None
+    uncapped: int = 0
+    units: int = 0
+    tools: tuple[tuple[str, int], ...] = ()
+    tool_calls: int = 0
 
     @property
     def asked_cap(self) -> int | None:
@@ -209,16 +273,23 @@ class Call:
         return max(self.asked_caps.values()) if self.asked_caps else None
 
     @property
+    def held_output(self) -> int:
+        """The most output tokens of this call: every choice up to its cap."""
+        return self.choices * (self.uncapped if self.cap is None else self.cap)
+
+    @property
     def held_tokens(self) -> int:
-        """The most tokens this call can use: input bound plus every choice up to its cap."""
-        return self.input_bound + self.choices * (self.cap or 0)
+        """The most tokens this call can use."""
+        return self.input_bound + self.choices * (self.uncapped if self.cap is None else self.cap)
 
     @property
     def held_nanousd(self) -> int:
         """The most this call can cost."""
         if self.price is None:
             return 0
-        return self.price.worst_nanousd(input_tokens=self.input_bound, output_tokens=self.choices * (self.cap or 0))
+        output_tokens = self.choices * (self.uncapped if self.cap is None else self.cap)
+        held = self.price.worst_nanousd(input_tokens=self.input_bound, output_tokens=output_tokens, units=self.units)
+        return held + self.tool_calls * max(cost for _, cost in self.tools) if self.tools else held
 
     def limit_output(self, cap: int) -> None:
         """Lower every output cap to `cap`, and add one where the client sent none. Any order of calls ends at the smallest."""

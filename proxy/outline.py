@@ -84,6 +84,8 @@ class Outlines:
         """Remember what was made of a call, if its body is one of messages between plain fields. Whether it may pass is asked each time."""
         if self._tries_left <= 0 or call.fields is None or call.surface.name != "chat" or len(call.body) > _MOST_LEARNT_BYTES:
             return
+        if call.tools:  # the upstream's own, which few bodies offer: what they may cost is not remembered
+            return
         self._tries_left -= 1
         place = body.large_value(call.body)
         if place is None or place[0] != _FIELD:

@@ -8,11 +8,12 @@ The rule a reader could break: numbers that are not known are never zero.
 import asyncio
 from collections.abc import Callable, Iterable
 
-from proxy.call import Usage, UsageSource
+from proxy.call import Call, Usage, UsageSource
 from proxy.counting import count_input
 from proxy.policy.contract import NANOUSD, TOKENS, Notice
 from proxy.tokens import Tokenizer
 from proxy.trip import Trip
+from proxy.wire import units
 from proxy.wire.meter import PassMeter
 
 
@@ -54,7 +55,7 @@ class Settlement:
         exact, output_tokens = found.exact, 0
         if not call.stream and call.surface.has_output and (trip.meter is None or not trip.meter.ended):
             # Nobody saw how much of a whole answer was made, so it is all that was held: leaving early is no way past a budget.
-            exact, output_tokens = False, call.choices * (call.cap or 0)
+            exact, output_tokens = False, call.held_output
         elif trip.meter is not None and trip.meter.text:
             counted = await self._tokenizer.count((trip.meter.text.decode("utf-8", "replace"),), model=call.model or "")
             output_tokens, exact = counted.tokens, exact and counted.exact
@@ -62,10 +63,10 @@ class Settlement:
         await self._book(trip, usage, "counted" if exact else "estimated")
 
     async def _book(self, trip: Trip, usage: Usage, source: UsageSource | None) -> None:
-        call, plan = trip.call, trip.plan
+        plan = trip.plan
         assert plan is not None
         trip.usage, trip.usage_source = usage, source
-        trip.cost_nanousd = call.price.cost_nanousd(usage) if call.price is not None else 0
+        trip.cost_nanousd = cost_nanousd(trip, usage) if source is not None else 0
         if trip.reservation is None:
             return
         # The request that was held is the one that was made, and a slot is given back in any case.
@@ -78,15 +79,57 @@ class Settlement:
                 self._notify(notices)
 
 
+def cost_nanousd(trip: Trip, usage: Usage) -> int:
+    """What a call costs that used something: at the tier that its answer names, and with each call of the upstream's own tools."""
+    call, meter = trip.call, trip.meter
+    if call.price is None:
+        return 0
+    if isinstance(usage, Held):
+        return call.held_nanousd
+    price = call.price if meter is None or meter.tier is None else call.price.billed(meter.tier)
+    cost = price.cost_nanousd(usage)
+    if call.tools:
+        calls = meter.calls if meter is not None and call.surface.name == "responses" else None
+        if calls is None:
+            return cost + call.tool_calls * max(each for _, each in call.tools)
+        cost += sum(calls.get(word, 0) * each for word, each in call.tools)
+    return cost
+
+
+class Held(Usage):
+    """All that was held, which costs what was held: whatever class its tokens were of."""
+
+    __slots__ = ()
+
+
 def known_usage(trip: Trip) -> tuple[Usage, UsageSource | None] | None:
     """The usage where it needs no counting; None where the tokenizer must say. No source: there was nothing to use."""
     call, meter = trip.call, trip.meter
     if not trip.sent or not call.surface.metered or (trip.answered and meter is None):
         return Usage(), None  # never sent, free by nature, or refused by the upstream
+    if call.units:
+        return _units_used(trip)
     if meter is None:
         return None
     if meter.usage is not None:
         return meter.usage, "reported"
     if meter.unfinished or isinstance(meter, PassMeter):
-        return Usage(input_tokens=call.input_bound, output_tokens=call.choices * (call.cap or 0)), "estimated"
+        return _held(call), "estimated"
     return None
+
+
+def _units_used(trip: Trip) -> tuple[Usage, UsageSource]:
+    """Of pictures and sound, which no tokenizer counts."""
+    call, meter = trip.call, trip.meter
+    assert call.price is not None, "a call without a price was refused"
+    reported = meter.usage if meter is not None else None
+    usage = units.used(call, call.price, reported)
+    if usage is not None:
+        return usage, "counted" if reported is None or (usage.units and not reported.units) else "reported"
+    if call.surface.name == "speech" and isinstance(meter, PassMeter) and meter.ended:
+        return units.spoken(call), "estimated"
+    return _held(call), "estimated"
+
+
+def _held(call: Call) -> Held:
+    return Held(input_tokens=call.input_bound, output_tokens=call.held_output, units=call.units)

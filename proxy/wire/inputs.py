@@ -61,7 +61,7 @@ _TEXT_ITEMS: Mapping[str, tuple[str, ...]] = {
     "apply_patch_call_output": (),
 }
 # Tools that the app runs itself. Any other is hosted by the upstream, which feeds what it finds back in as input.
-_LOCAL_TOOLS = frozenset({"function", "custom", "namespace", "local_shell", "apply_patch"})
+LOCAL_TOOLS = frozenset({"function", "custom", "namespace", "local_shell", "apply_patch"})
 # Fields whose presence means input that the body does not hold.
 _HIDING: Mapping[str, tuple[str, ...]] = {
     "chat": ("web_search_options", "chat_template"),
@@ -218,7 +218,7 @@ class _Found:
         self.tokens += TOOLS_TOKENS
         self.text(value)
         for tool in value if isinstance(value, list) and hostable else ():
-            hosted = isinstance(tool, Mapping) and _word(tool.get("type")) not in _LOCAL_TOOLS
+            hosted = isinstance(tool, Mapping) and _word(tool.get("type")) not in LOCAL_TOOLS
             self.hidden = self.hidden or hosted
 
 

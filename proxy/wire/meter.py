@@ -12,15 +12,17 @@ upstream reports no usage, and goes with the meter.
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import orjson
 
 from proxy.call import Usage
 from proxy.errors import UpstreamError
+from proxy.wire.hosted import called
 from proxy.wire.sse import LATE_LF, Splitter, data_of
-from proxy.wire.usage import read_usage
+from proxy.wire.texts import CALL_KEYS, TEXT_KEYS, names_and_arguments, objects, texts
+from proxy.wire.usage import read_usage, together
 
 MOST_EVENT_BYTES = 8 << 20  # partial images make very long lines; beyond this an event is an attack or a fault
 MOST_WHOLE_BYTES = 1 << 20  # a JSON answer up to here is held back, so that its cost can stand in the head
@@ -31,9 +33,9 @@ _MOST_SEQUENCE = 1 << 53  # what JavaScript can count to; the number after a lar
 
 _DONE = b"[DONE]"
 _TERMINAL = frozenset({"response.completed", "response.incomplete", "response.failed"})
-_TEXT_KEYS = frozenset({"content", "reasoning_content", "reasoning", "refusal", "text"})
-_CALL_KEYS = frozenset({"tool_calls", "function_call", "audio"})
-_OUTPUT_KEYS = _TEXT_KEYS | _CALL_KEYS
+# What ends a stream of images or audio, and carries its usage. Source: facts on the OpenAI API, section 5.
+_WHOLE = frozenset({"image_generation.completed", "image_edit.completed", "speech.audio.done", "transcript.text.done"})
+_OUTPUT_KEYS = TEXT_KEYS | CALL_KEYS
 _CONTENT = b'"content":"'
 _QUOTE, _BACKSLASH, _LF, _CR = b'"\\\n\r'  # what ends a text, or makes it mean another
 _SENTINEL = b"a-text-that-no-upstream-sends"
@@ -47,6 +49,7 @@ class Meter(Protocol):
 
     usage: the last that made sense; nonsense: a usage block was there and made none. first_token: output has begun.
     unfinished: the answer cannot say what is used: it is a receipt for work that goes on, or too large to be read.
+    tier: the service tier that the answer names. calls: how often each hosted tool was called, None where that is not known.
     error: an error the upstream put into its stream before its end, as parsed; from it on nothing comes out.
     """
 
@@ -59,6 +62,8 @@ class Meter(Protocol):
     text: bytearray
     sequence: int
     unfinished: bool
+    tier: str | None
+    calls: Mapping[str, int] | None
     error: Any
 
     def repeats(self, data: bytes, at: int, end: int) -> bool:
@@ -72,13 +77,30 @@ class Meter(Protocol):
 class _Reading:
     """What all meters tell."""
 
-    __slots__ = ("ended", "error", "first_token", "model", "nonsense", "sequence", "streams", "text", "unfinished", "usage")
+    __slots__ = (
+        *(
+            "calls",
+            "ended",
+            "error",
+            "first_token",
+            "model",
+            "nonsense",
+            "sequence",
+            "streams",
+            "text",
+            "tier",
+            "unfinished",
+            "usage",
+        ),
+    )
 
     def __init__(self, *, streams: bool) -> None:
         self.streams = streams
         self.ended = self.nonsense = self.first_token = self.unfinished = False
         self.usage: Usage | None = None
         self.model: str | None = None
+        self.tier: str | None = None
+        self.calls: Mapping[str, int] | None = None
         self.error: Any = None
         self.sequence = 0
         self.text = bytearray()
@@ -157,9 +179,13 @@ class BodyMeter(_Reading):
             self._told(answer.get("usage"))
             model = answer.get("model")
             self.model = model if type(model) is str else None
+            tier = answer.get("service_tier")
+            self.tier = tier if type(tier) is str else None
+            if "output" in answer:
+                self.calls = called(answer["output"])
             self.unfinished = answer.get("status") in ("queued", "in_progress")
             if self.usage is None:
-                for piece in _texts(answer):
+                for piece in texts(answer):
                     self._wrote(piece)
         self.ended = True
         return body
@@ -188,35 +214,6 @@ def _tail_usage(tail: bytes) -> Any:
         return None
 
 
-def _texts(answer: Mapping[str, Any]) -> Iterator[Any]:
-    """Every piece of generated text in a whole answer of chat, completions or responses."""
-    for choice in _objects(answer.get("choices")):
-        message = choice.get("message")
-        for holder in (choice, message if isinstance(message, dict) else {}):
-            yield from _pieces(holder)
-    for item in _objects(answer.get("output")):
-        yield item.get("arguments")
-        for part in (*_objects(item.get("content")), *_objects(item.get("summary"))):
-            yield from _pieces(part)
-
-
-def _pieces(holder: Mapping[str, Any]) -> Iterator[Any]:
-    """The generated text in a message, a delta or a part."""
-    for key, value in holder.items():
-        if key in _TEXT_KEYS:
-            yield value
-        elif key in _CALL_KEYS:
-            yield from _called(value)
-
-
-def _called(value: Any) -> Iterator[Any]:
-    """Names and arguments of tool calls, of the one call of old, and the words of what was spoken."""
-    for said in _objects(value if isinstance(value, list) else [value]):
-        function = said.get("function")
-        named = function if isinstance(function, dict) else said
-        yield from (named.get("name"), named.get("arguments"), said.get("transcript"))
-
-
 def _speaks_in(before: bytes, behind: bytes) -> bool:
     """Whether what stands between these parts of an event is the content of its delta, and of nothing else that looks like it."""
     try:
@@ -224,11 +221,6 @@ def _speaks_in(before: bytes, behind: bytes) -> bool:
         return bool(said["choices"][0]["delta"]["content"] == _SENTINEL.decode())
     except (orjson.JSONDecodeError, LookupError, TypeError):
         return False
-
-
-def _objects(value: Any) -> Iterator[Mapping[str, Any]]:
-    if isinstance(value, list):
-        yield from (item for item in value if isinstance(item, dict))
 
 
 class StreamMeter(_Reading):
@@ -343,15 +335,17 @@ class StreamMeter(_Reading):
         """A chunk of chat or completions."""
         if self.model is None and isinstance(said.get("model"), str):
             self.model = said["model"]
+        if type(tier := said.get("service_tier")) is str:
+            self.tier = tier
         choices = said["choices"]
-        for choice in _objects(choices):
+        for choice in objects(choices):
             delta = choice.get("delta")
             if type(delta) is dict:
-                for key, value in delta.items():  # `_pieces`, without its generator: this runs for every token
-                    if key in _TEXT_KEYS:
+                for key, value in delta.items():  # `pieces`, without its generator: this runs for every token
+                    if key in TEXT_KEYS:
                         self._wrote(value)
-                    elif key in _CALL_KEYS:
-                        for piece in _called(value):
+                    elif key in CALL_KEYS:
+                        for piece in names_and_arguments(value):
                             self._wrote(piece)
             else:
                 self._wrote(choice.get("text"))
@@ -364,16 +358,25 @@ class StreamMeter(_Reading):
         return not (self._hide_usage and choices == [])
 
     def _read_typed(self, kind: str, said: Mapping[str, Any]) -> None:
-        """An event of responses."""
+        """An event of responses, images or audio."""
         if kind.endswith(".delta"):
+            self.first_token = True
             self._wrote(said.get("delta"))
         elif kind.endswith(".partial_image"):
             self.first_token = True
+        elif kind in _WHOLE:
+            before, self.usage = self.usage, None  # of the picture before this one, in a stream of several
+            self._told(said.get("usage"))
+            self.usage = together(before, self.usage) if before is not None and self.usage is not None else self.usage
+            self.ended = self.first_token = True
         response = said.get("response")
         if isinstance(response, dict):
             if self.model is None and isinstance(response.get("model"), str):
                 self.model = response["model"]
             if kind in _TERMINAL:
+                if isinstance(response.get("service_tier"), str):
+                    self.tier = response["service_tier"]
+                self.calls = called(response.get("output"))
                 self._told(response.get("usage"))
                 self.ended = True
             self.unfinished = not self.ended and response.get("background") is True
