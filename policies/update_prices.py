@@ -153,11 +153,8 @@ def disagreements(rows: Mapping[str, Row], opinion: Opinion) -> list[str]:
     lines: list[str] = []
     for name, row in rows.items():
         other = opinion(name) or {}
-        lines += [
-            f"{name}: {ours} is {row[ours]}, elsewhere {other[ours]}"
-            for ours in CLASSES
-            if ours in row and other.get(ours, row[ours]) != row[ours]
-        ]
+        known = [ours for ours in CLASSES if ours in row and ours in other]
+        lines += [f"{name}: {ours} is {row[ours]}, elsewhere {other[ours]}" for ours in known if other[ours] != row[ours]]
     return lines
 
 

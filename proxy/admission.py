@@ -240,7 +240,7 @@ def _hold_tools(prices: PriceTable, call: Call, offers: Mapping[str, str]) -> No
     """What the upstream's own tools can cost, and how often it can call them. Errors: Refusal."""
     costs = {**dict.fromkeys(UNPAID, 0), **prices.tools}
     if call.price is not None and call.price.call:
-        costs.setdefault("web_search", 0)  # the price of a call is that of its search
+        costs["web_search"] = 0  # the price of a call is that of its search
     for word, param in offers.items():
         if word not in costs and (word != ANY_TOOL or not prices.tools):
             what = "stored prompts, which may offer hosted tools" if word == ANY_TOOL else f"the hosted tool '{word}'"

@@ -51,9 +51,7 @@ CODES: Mapping[str, Code] = {
     # what a policy does not allow
     "path_not_metered": Code(403, "policy_error", "The path has no meter and is not listed under `unmetered`."),
     "model_not_allowed": Code(403, "policy_error", "A policy does not allow this model."),
-    "model_not_priced": Code(
-        403, "policy_error", "The model has no price, or none at the tier asked for, and the policy file denies such calls."
-    ),
+    "model_not_priced": Code(403, "policy_error", "The model or the service tier has no price, and the policy file denies such."),
     "tool_not_priced": Code(
         403, "policy_error", "The upstream's own tool may be charged for, and has no price under `prices.tools`."
     ),

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal, InvalidOperation
 from fnmatch import translate
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
@@ -139,8 +140,8 @@ class PriceTable:
 
     @classmethod
     def shipped(cls) -> "PriceTable":
-        """The table that comes with the package."""
-        return cls.parse(SHIPPED.read_bytes())
+        """The table that comes with the package, read once."""
+        return _shipped()
 
     @classmethod
     def parse(cls, text: bytes) -> "PriceTable":
@@ -251,3 +252,8 @@ class PriceTable:
     def __repr__(self) -> str:
         unknown = "priced" if self.unknown else "without a price"
         return f"<PriceTable {self.version} models={len(self.listed)} own={len(self.own)} unknown {unknown}>"
+
+
+@cache
+def _shipped() -> PriceTable:
+    return PriceTable.parse(SHIPPED.read_bytes())

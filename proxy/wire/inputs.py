@@ -67,6 +67,7 @@ _HIDING: Mapping[str, tuple[str, ...]] = {
     "chat": ("web_search_options", "chat_template"),
     "completions": ("prompt_embeds",),
     "responses": ("previous_response_id", "conversation", "prompt"),
+    "compact": ("previous_response_id", "conversation", "prompt"),
 }
 # Fields that are shown to the model as they are, or nearly.
 _SCHEMAS: Mapping[str, tuple[str, ...]] = {
@@ -245,6 +246,7 @@ def _responses(found: _Found, fields: Mapping[str, Any]) -> None:
 _GATHERERS: Mapping[str, Callable[[_Found, Mapping[str, Any]], None]] = {
     "chat": _chat,
     "responses": _responses,
+    "compact": _responses,
     "completions": lambda found, fields: found.prompt(fields.get("prompt")),
     "embeddings": lambda found, fields: found.prompt(fields.get("input")),
     "moderations": lambda found, fields: found.content(fields.get("input")),

@@ -40,7 +40,7 @@ SURFACES: tuple[Surface, ...] = (
         has_output=True,
         model_required=False,  # a stored prompt may name it
     ),
-    Surface(name="responses", path="/v1/responses/compact", has_output=True, model_required=False),
+    Surface(name="compact", path="/v1/responses/compact", has_output=True, model_required=False),
     Surface(name="embeddings", path="/v1/embeddings"),
     Surface(name="moderations", path="/v1/moderations", model_required=False, default_model="omni-moderation-latest"),
     Surface(name="images", path="/v1/images/generations", fanout=("n",), streams=True, has_output=True, model_required=False),
@@ -50,10 +50,10 @@ SURFACES: tuple[Surface, ...] = (
     Surface(name="transcriptions", path="/v1/audio/transcriptions", streams=True, has_output=True, form=True),
     Surface(name="transcriptions", path="/v1/audio/translations", has_output=True, form=True),
     # Free by nature: they show, count, end or delete what a metered call made.
-    Surface(name="responses", path="/v1/responses/input_tokens", metered=False, model_required=False),
-    Surface(name="responses", path="/v1/responses/*", methods=("GET", "DELETE"), metered=False, model_required=False),
-    Surface(name="responses", path="/v1/responses/*/cancel", metered=False, model_required=False),
-    Surface(name="responses", path="/v1/responses/*/input_items", methods=("GET",), metered=False, model_required=False),
+    Surface(name="stored_responses", path="/v1/responses/input_tokens", metered=False, model_required=False),
+    Surface(name="stored_responses", path="/v1/responses/*", methods=("GET", "DELETE"), metered=False, model_required=False),
+    Surface(name="stored_responses", path="/v1/responses/*/cancel", metered=False, model_required=False),
+    Surface(name="stored_responses", path="/v1/responses/*/input_items", methods=("GET",), metered=False, model_required=False),
     Surface(name="models", path="/v1/models", methods=("GET",), metered=False, model_required=False),
     Surface(name="models", path="/v1/models/*", methods=("GET",), metered=False, model_required=False),
 )

@@ -63,8 +63,9 @@ def _picture_tokens(fields: Mapping[str, Any], most: int | None) -> int:
     width, height = (int(match[1]), int(match[2])) if match is not None else _LARGEST
     rows, columns = sorted((-(-width // _PATCH), -(-height // _PATCH)))
     tokens = (rows + 1) * (columns + 1)
-    most_tokens = tokens if most is None else most if match is None else min(most, tokens)
-    return most_tokens + PARTIAL_TOKENS * (fields.get("partial_images") or 0)
+    if most is not None:
+        tokens = min(most, tokens)
+    return tokens + PARTIAL_TOKENS * (fields.get("partial_images") or 0)
 
 
 def _named_images(fields: Mapping[str, Any]) -> int:
@@ -75,8 +76,8 @@ def _named_images(fields: Mapping[str, Any]) -> int:
 
 def _percent_speed(fields: Mapping[str, Any]) -> int:
     """The slowest that the API takes is a quarter; a value that is none makes it answer 400."""
-    speed = fields.get("speed")
-    return max(25, int(speed * 100)) if type(speed) in (int, float) and 0 < speed <= 4 else 100 if speed is None else 25
+    speed = fields.get("speed", 1)
+    return max(25, int(speed * 100)) if isinstance(speed, int | float) and 0 < speed <= 4 else 25
 
 
 def used(call: Call, price: Price, reported: Usage | None) -> Usage | None:
