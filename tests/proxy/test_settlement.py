@@ -1,6 +1,7 @@
 """What is billed is exact, is never nothing by accident, and is never more than what was held, on every surface that has a meter."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -19,6 +20,8 @@ from proxy.trip import Trip
 from proxy.wire.meter import BodyMeter, PassMeter
 from proxy.wire.request import RequestHead
 from tests.clock import FakeClock
+from tests.fakes import FakeUpstream, Send, json_answer, sse_answer
+from tests.house import House, error_of, policy
 from tests.proxy.policy.files import HEAD, compiled
 
 PATIENT = settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
@@ -431,3 +434,120 @@ def test_what_is_held_of_an_accepted_form_is_never_less_than_what_is_billed(path
     file = "image" if path.startswith("images") else "file"
     body = multipart(data.draw(FORMS[path]), {file: bytes(data.draw(st.integers(0, 5000)))})
     check_held(data, path, body, form=True)
+
+
+# ---- through the whole proxy ----
+
+
+async def test_a_background_run_is_billed_when_it_is_begun_and_not_again_when_it_is_looked_at(tmp_path: Path) -> None:
+    receipt = {"id": "resp_1", "object": "response", "status": "queued", "background": True, "model": "gpt-4.1", "usage": None}
+    done = {**receipt, "status": "completed", "usage": {"input_tokens": 5, "output_tokens": 7, "total_tokens": 12}}
+    async with FakeUpstream() as upstream, House(policy(), upstream.url + "/v1", tmp_path) as house:
+        upstream.queue(json_answer(200, receipt))
+        body = {"model": "gpt-4.1", "input": "x", "background": True, "max_output_tokens": 100}
+        began, _, _ = await house.post("/v1/responses", body)
+        upstream.queue(json_answer(200, done))
+        looked, _, seen = await house.request("GET", "/v1/responses/resp_1", headers={"authorization": "Bearer app-key"})
+        first, second = await house.logged("call.finished", 2)
+    held = len(orjson.dumps(body)) * 2_000 + 100 * 8_000
+    assert (began, first["cost_nanousd"], first["usage_source"]) == (200, held, "estimated")
+    assert (looked, orjson.loads(seen)) == (200, done)
+    assert second["cost_nanousd"] == 0
+    assert "input_tokens" not in second or second["input_tokens"] == 0
+
+
+async def test_an_earlier_answer_is_held_for_at_what_the_model_can_read(tmp_path: Path) -> None:
+    rules = "- {name: purse, budget: {usd: 2, per: day, when_spent: reject}}"
+    async with FakeUpstream() as upstream, House(policy(rules), upstream.url + "/v1", tmp_path) as house:
+        body = {"model": "gpt-4.1", "input": "x", "max_output_tokens": 16, "previous_response_id": "resp_1"}
+        status, _, refused = await house.post("/v1/responses", body)
+    assert (status, error_of(refused)["code"]) == (429, "budget_exceeded"), "1,047,576 tokens are more than two dollars"
+    assert upstream.requests == []
+
+
+async def test_a_hosted_tool_is_refused_until_it_has_a_price_and_its_calls_are_bounded(tmp_path: Path) -> None:
+    body = {"model": "gpt-4.1", "input": "x", "tools": [{"type": "web_search_preview"}]}
+    answer = json_answer(200, {"usage": {"input_tokens": 10, "output_tokens": 1}, "output": [{"type": "web_search_call"}]})
+    async with FakeUpstream(default=answer) as upstream, House(policy(), upstream.url + "/v1", tmp_path) as house:
+        status, _, refused = await house.post("/v1/responses", body)
+    assert (status, error_of(refused)["code"], error_of(refused)["param"]) == (403, "tool_not_priced", "tools")
+    assert "prices.tools" in error_of(refused)["message"]
+    priced = policy(more="prices: {tools: {web_search: 0.01}}")
+    async with FakeUpstream(default=answer) as upstream, House(priced, upstream.url + "/v1", tmp_path) as house:
+        status, _, _ = await house.post("/v1/responses", body)
+        line = (await house.logged("call.finished", 2))[-1]
+    assert (status, line["cost_nanousd"]) == (200, 10 * 2_000 + 8_000 + 10_000_000)
+    assert upstream.requests[0].json() == {**body, "max_tool_calls": 8}
+
+
+@pytest.mark.parametrize(
+    ("body", "param", "words"),
+    [
+        ({"model": "gpt-4.1", "input": "x", "service_tier": "scale"}, "service_tier", "tier 'scale'"),
+        ({"prompt": {"id": "p"}}, "prompt", "stored prompts"),
+        ({"input": "x"}, "model", "names no model"),
+        ({"model": "no-such-model", "input": "x", "service_tier": "flex"}, "model", "The model has no price"),
+    ],
+)
+async def test_what_has_no_price_is_refused_and_the_message_says_what(
+    tmp_path: Path, body: dict[str, Any], param: str, words: str
+) -> None:
+    async with FakeUpstream() as upstream, House(policy(), upstream.url + "/v1", tmp_path) as house:
+        status, _, refused = await house.post("/v1/responses", body)
+    assert (status, error_of(refused)["param"]) == (403, param)
+    assert words in error_of(refused)["message"]
+    assert upstream.requests == []
+
+
+async def test_a_batch_is_refused_and_told_why(tmp_path: Path) -> None:
+    async with FakeUpstream() as upstream, House(policy(), upstream.url + "/v1", tmp_path) as house:
+        status, _, refused = await house.post("/v1/batches", {"input_file_id": "file-1"})
+    assert (status, error_of(refused)["code"]) == (403, "path_not_metered")
+    assert "charged later" in error_of(refused)["message"]
+    assert "'unmetered'" in error_of(refused)["message"]
+
+
+async def test_a_recording_passes_byte_for_byte_under_the_models_other_name(tmp_path: Path) -> None:
+    rules = "- {name: names, models: {alias: {ears: whisper-1}}}"
+    body = multipart({"model": "ears", "language": "de"}, {"file": bytes(range(256)) * 2000})
+    kind = {"authorization": "Bearer app-key", "content-type": "multipart/form-data; boundary=b"}
+    answer = json_answer(200, {"text": "hello", "usage": {"type": "duration", "seconds": 3}})
+    async with FakeUpstream(default=answer) as upstream, House(policy(rules), upstream.url + "/v1", tmp_path) as house:
+        status, headers, _ = await house.request("POST", "/v1/audio/transcriptions", body=body, headers=kind)
+        [line] = await house.logged("call.finished")
+    assert status == 200
+    assert upstream.requests[0].body == body.replace(b"\r\n\r\nears", b"\r\n\r\nwhisper-1")
+    assert upstream.requests[0].header("content-type") == kind["content-type"]
+    assert (line["cost_nanousd"], line["usage_source"], line["model_served"]) == (300_000, "reported", None)
+    assert headers["tollhouse-cost-usd"] == "0.0003"
+
+
+async def test_speech_passes_as_it_comes_and_is_billed_by_its_characters(tmp_path: Path) -> None:
+    sound = b"HTTP/1.1 200 OK\r\ncontent-type: audio/mpeg\r\ncontent-length: 6\r\n\r\nID3\0\1\2"
+    async with FakeUpstream(default=[Send(sound)]) as upstream, House(policy(), upstream.url + "/v1", tmp_path) as house:
+        status, headers, body = await house.post("/v1/audio/speech", {"model": "tts-1-hd", "input": "Grüße", "voice": "alloy"})
+        [line] = await house.logged("call.finished")
+    assert (status, headers["content-type"], body) == (200, "audio/mpeg", b"ID3\0\1\2")
+    assert (line["cost_nanousd"], line["usage_source"]) == (5 * 30_000, "counted")
+
+
+async def test_a_stream_of_pictures_is_billed_by_what_each_of_them_reports(tmp_path: Path) -> None:
+    usage = {"input_tokens": 10, "input_tokens_details": {"text_tokens": 10}, "output_tokens": 272, "total_tokens": 282}
+    made = (
+        b"event: image_generation.completed\ndata: "
+        + orjson.dumps({"type": "image_generation.completed", "usage": usage})
+        + b"\n\n"
+    )
+    partly = b'event: image_generation.partial_image\ndata: {"type":"image_generation.partial_image","partial_image_b64":"AA"}\n\n'
+    body = {"model": "gpt-image-1", "prompt": "a cat", "n": 2, "stream": True, "partial_images": 1, "size": "1024x1024"}
+    async with FakeUpstream() as upstream, House(policy(), upstream.url + "/v1", tmp_path) as house:
+        upstream.queue(sse_answer([partly, made, made]))
+        status, _, seen = await house.post("/v1/images/generations", body)
+        upstream.queue(sse_answer([partly, made], cut_after=1))
+        _, _, broken = await house.post("/v1/images/generations", body)
+        whole, cut = await house.logged("call.finished", 2)
+    assert (status, seen) == (200, partly + made + made)
+    assert whole["cost_nanousd"] == 2 * (10 * 5_000 + 272 * 40_000)
+    assert b"upstream_broken" in broken
+    held = 2 * (len("gpt-image-1a cat1024x1024")) * 10_000 + 2 * (65 * 65 + 100) * 40_000
+    assert (cut["cost_nanousd"], cut["usage_source"]) == (held, "estimated")
