@@ -131,15 +131,16 @@ class Price:
         object.__setattr__(self, "free", not (self.by_tokens or self.unit or self.call or dearer))
         object.__setattr__(self, "_plain", not (self.unit or self.call or self.long or self.also))
 
-    def billed(self, tier: str | None) -> "Price":
+    def billed(self, tier: Any) -> "Price":
         """The price at the service tier that an answer names; this one where it names none, or one that has no price."""
-        return self if tier is None or not self.tiers else self.tiers.get(tier, self)
+        return self.tiers.get(tier, self) if type(tier) is str else self
 
     def cost_nanousd(self, usage: Usage) -> int:
         """Integer nanodollars, rounded up once over the disjoint classes."""
-        if self.long is not None and usage.input_tokens > self.long_above:
-            return self.long.cost_nanousd(usage)
-        if self._plain and not (
+        if not self._plain:
+            if self.long is not None and usage.input_tokens > self.long_above:
+                return self.long.cost_nanousd(usage)
+        elif not (
             usage.cached_tokens
             or usage.cache_write_tokens
             or usage.audio_input_tokens

@@ -66,7 +66,8 @@ class Settlement:
         plan = trip.plan
         assert plan is not None
         trip.usage, trip.usage_source = usage, source
-        trip.cost_nanousd = cost_nanousd(trip, usage) if source is not None else 0
+        if source is not None:
+            trip.cost_nanousd = cost_nanousd(trip, usage)
         if trip.reservation is None:
             return
         # The request that was held is the one that was made, and a slot is given back in any case.
@@ -82,11 +83,13 @@ class Settlement:
 def cost_nanousd(trip: Trip, usage: Usage) -> int:
     """What a call costs that used something: at the tier that its answer names, and with each call of the upstream's own tools."""
     call, meter = trip.call, trip.meter
-    if call.price is None:
+    price = call.price
+    if price is None:
         return 0
-    if isinstance(usage, Held):
+    if type(usage) is Held:
         return call.held_nanousd
-    price = call.price if meter is None or meter.tier is None else call.price.billed(meter.tier)
+    if price.tiers and meter is not None:
+        price = price.billed(meter.tier)
     cost = price.cost_nanousd(usage)
     if call.tools:
         calls = meter.calls if meter is not None and call.surface.name == "responses" else None

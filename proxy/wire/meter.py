@@ -49,7 +49,7 @@ class Meter(Protocol):
 
     usage: the last that made sense; nonsense: a usage block was there and made none. first_token: output has begun.
     unfinished: the answer cannot say what is used: it is a receipt for work that goes on, or too large to be read.
-    tier: the service tier that the answer names. calls: how often each hosted tool was called, None where that is not known.
+    tier: what the answer names as its service tier, anything or nothing. calls: of each hosted tool, None where that is not known.
     error: an error the upstream put into its stream before its end, as parsed; from it on nothing comes out.
     """
 
@@ -62,7 +62,7 @@ class Meter(Protocol):
     text: bytearray
     sequence: int
     unfinished: bool
-    tier: str | None
+    tier: Any
     calls: Mapping[str, int] | None
     error: Any
 
@@ -99,7 +99,7 @@ class _Reading:
         self.ended = self.nonsense = self.first_token = self.unfinished = False
         self.usage: Usage | None = None
         self.model: str | None = None
-        self.tier: str | None = None
+        self.tier: Any = None
         self.calls: Mapping[str, int] | None = None
         self.error: Any = None
         self.sequence = 0
@@ -179,8 +179,7 @@ class BodyMeter(_Reading):
             self._told(answer.get("usage"))
             model = answer.get("model")
             self.model = model if type(model) is str else None
-            tier = answer.get("service_tier")
-            self.tier = tier if type(tier) is str else None
+            self.tier = answer.get("service_tier")
             if "output" in answer:
                 self.calls = called(answer["output"])
             self.unfinished = answer.get("status") in ("queued", "in_progress")
@@ -335,8 +334,7 @@ class StreamMeter(_Reading):
         """A chunk of chat or completions."""
         if self.model is None and isinstance(said.get("model"), str):
             self.model = said["model"]
-        if type(tier := said.get("service_tier")) is str:
-            self.tier = tier
+        self.tier = said.get("service_tier", self.tier)
         choices = said["choices"]
         for choice in objects(choices):
             delta = choice.get("delta")
@@ -374,8 +372,7 @@ class StreamMeter(_Reading):
             if self.model is None and isinstance(response.get("model"), str):
                 self.model = response["model"]
             if kind in _TERMINAL:
-                if isinstance(response.get("service_tier"), str):
-                    self.tier = response["service_tier"]
+                self.tier = response.get("service_tier")
                 self.calls = called(response.get("output"))
                 self._told(response.get("usage"))
                 self.ended = True
