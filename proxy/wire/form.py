@@ -16,7 +16,7 @@ _MOST_TEXT = 256 << 10  # bytes of a text field: prompts are up to 32,000 charac
 _MOST_PARTS = 128
 _BOUNDARY = re.compile(r"multipart/form-data\s*;\s*boundary=(\"[^\"\\]{1,70}\"|[0-9A-Za-z'()+_,./:=?-]{1,70})\s*\Z", re.IGNORECASE)
 _DISPOSITION = re.compile(
-    rb"form-data; ?name=\"([!#-\[\]-~]{1,64})\"(; ?filename=\"[^\"\r\n]{0,255}\")?(?:; ?filename\*=[!-~]{1,512})?\Z", re.IGNORECASE
+    rb"form-data; ?name=\"([!#-\[\]-~]{1,64})\"(; ?filename=\"[^\"\r\n]{0,255}\")?(; ?filename\*=[!-~]{1,512})?\Z", re.IGNORECASE
 )
 _FILES = frozenset({"file", "image", "image[]", "mask"})
 _ENCODINGS = frozenset({b"binary", b"8bit", b"7bit"})
@@ -111,7 +111,7 @@ def _name(head: bytes) -> tuple[str, bool]:
     match = _DISPOSITION.match(found.get(b"content-disposition", b""))
     if match is None or found.get(b"content-transfer-encoding", b"binary").lower() not in _ENCODINGS:
         raise _odd("a part is not named, or is encoded")
-    return match[1].decode(), match[2] is not None
+    return match[1].decode(), bool(match[2] or match[3])
 
 
 def _value(name: str, text: bytes) -> Any:

@@ -93,6 +93,11 @@ def test_a_field_that_could_be_read_in_two_ways_is_refused(body: bytes, code: st
     assert (refused.value.code, refused.value.param) == (code, param)
 
 
+def test_a_file_may_be_named_in_the_newer_way() -> None:
+    newer = FILE.replace(b'filename="a.mp3"', b"filename*=utf-8''gr%C3%BC%C3%9Fe.mp3")
+    assert parse_form(MODEL + newer + END, b"b").files == 1
+
+
 def test_too_many_parts_are_refused() -> None:
     with pytest.raises(InvalidCall):
         parse_form(b"".join(part(f"f{n}", "x") for n in range(200)) + END, b"b")
