@@ -436,6 +436,28 @@ def test_what_is_held_of_an_accepted_form_is_never_less_than_what_is_billed(path
     check_held(data, path, body, form=True)
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "read", "written"),
+    [
+        ("chat/completions", {"model": "gpt-4o", "messages": [], "n": 3}, None, 3 * 16_384),
+        ("chat/completions", {"model": "no-such-model", "messages": []}, None, 131_072),
+        ("chat/completions", {"model": "gpt-4o", "messages": [], "max_tokens": 7}, None, 7),
+        ("completions", {"model": "gpt-3.5-turbo-instruct", "prompt": ["a", "b"], "best_of": 3}, None, 2 * 3 * 16),
+        ("responses", {"model": "gpt-4.1", "input": "x", "conversation": "conv_1"}, 1_047_576, 32_768),
+        ("responses", {"model": "gpt-4.1", "input": "x", "tools": [{"type": "mcp"}], "max_tool_calls": 2}, 3 * 1_047_576, 32_768),
+        ("responses/compact", {"model": "gpt-4.1", "input": "x"}, None, 32_768),
+        ("images/generations", {"model": "gpt-image-1", "prompt": "x", "n": 2}, None, 2 * 6_250),
+        ("embeddings", {"model": "text-embedding-3-small", "input": "x"}, None, 0),
+    ],
+)
+def test_what_a_body_does_not_bound_is_held_at_what_the_model_can_do(
+    path: str, body: dict[str, Any], read: int | None, written: int
+) -> None:
+    call = admitted(f"/v1/{path}", orjson.dumps(body)).call
+    assert call.held_output == written
+    assert read is None or call.input_bound == read
+
+
 # ---- through the whole proxy ----
 
 
