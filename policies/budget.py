@@ -53,7 +53,7 @@ class Budget(Clause):
 
     def charges(self, call: Call) -> tuple[Charge, ...]:
         # A call that can cost nothing is not held up by a budget that others have spent.
-        if call.price is None or call.price.free:
+        if call.price is None or (call.price.free and not call.tools):
             return ()
         return self._toll.charges(call, call.held_nanousd if self._strict else call.typical_nanousd)
 

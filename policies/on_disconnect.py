@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-from proxy.call import Call, Drain
+from proxy.call import Call
 from proxy.policy.contract import Clause, Stage, option
 from proxy.policy.scalar import Wrong
 from proxy.policy.values import Duration, Size, words
+from proxy.timeouts import Drain
 
 WhenGone = Annotated[Literal["cancel", "drain"], words("cancel", "drain")]
 

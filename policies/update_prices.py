@@ -8,7 +8,8 @@ The litellm package carries a JSON table of prices. Its wheel is downloaded and 
 neither installed nor imported. Where the package genai-prices is installed (`pip install tollhouse[prices]`), both must agree
 on every price that both name, else the script lists the differences, writes nothing and exits with 1.
 
-The same input gives the same file, byte for byte. Prices are the standard service tier's, below any long-context threshold.
+The same input gives the same file, byte for byte. A model's own prices are the standard service tier's, below its long-context
+threshold; `long` and `tiers` hold the others. What is not sold by the token is priced by the character, the second or the call.
 """
 
 import argparse
@@ -19,7 +20,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
-from decimal import Decimal
+from decimal import ROUND_UP, Decimal
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,8 @@ TABLE = "litellm/model_prices_and_context_window_backup.json"
 SOURCE = "price table of the package litellm (MIT)"
 PROVIDERS = ("openai", "text-completion-openai")
 
-# The surfaces that are metered in tokens.
-MODES = ("chat", "completion", "responses", "embedding", "moderation")
+# The surfaces that have a meter.
+MODES = ("chat", "completion", "responses", "embedding", "moderation", "image_generation", "audio_speech", "audio_transcription")
 # These take lists, and the source's limit is that of one item, not of a call.
 LIST_MODES = ("embedding", "moderation")
 
@@ -43,16 +44,27 @@ CLASSES: Mapping[str, str] = {
     "output": "output_cost_per_token",
     "audio_input": "input_cost_per_audio_token",
     "audio_output": "output_cost_per_audio_token",
+    "image_input": "input_cost_per_image_token",
+    "image_output": "output_cost_per_image_token",
 }
+# What is not sold by the token, in dollars each.
+UNITS: Mapping[str, str] = {"character": "input_cost_per_character", "second": "input_cost_per_second"}
+TIERS = ("flex", "priority", "ultrafast")
+LONG = re.compile(re.escape(CLASSES["input"]) + r"_above_([0-9]+)k_tokens")
+# Chat models that search in every call, and the source's word for what that costs.
+SEARCHING, SEARCH = re.compile(r"-search-(preview|api)"), "search_context_cost_per_query"
+# A picture of a known price, as a name of the source: quality/size/model.
+PICTURE = re.compile(r"(?:low|medium|high|standard)/[0-9]+-x-[0-9]+/(.+)")
 PLAIN_NAME = re.compile(r"[a-z][\w.:-]*\w")
 HEADER = """\
-# What OpenAI's models cost, in US dollars per million tokens, at the standard service tier.
-# `context` is the most input tokens of one call.
+# What OpenAI's models cost, in US dollars per million tokens, at the standard service tier; `tiers` are the others, `long` is a call
+# whose input is `above` so many tokens. `character`, `second` and `call` are US dollars each.
+# `context` is the most input tokens of one call, `most_output` the most output tokens of one answer, or of one picture.
 # Written by `python -m policies.update_prices`: edit your policy file's `prices`, not this one.
 """
 
-Row = Mapping[str, Decimal]  # class → US dollars per million tokens
-Opinion = Callable[[str], Row | None]
+Row = dict[str, Any]  # class → US dollars per million tokens; and `long` and `tiers`, which hold such rows
+Opinion = Callable[[str], Mapping[str, Decimal] | None]
 
 
 class Unusable(Exception):
@@ -60,29 +72,75 @@ class Unusable(Exception):
 
 
 def rows_of(models: Mapping[str, Mapping[str, Any]]) -> dict[str, Row]:
-    """The token-metered models of the source. models: by name, its amounts as Decimal. Errors: Unusable."""
+    """The models of the source that have a meter. models: by name, its amounts as Decimal. Errors: Unusable."""
     rows: dict[str, Row] = {}
     wrong: list[str] = []
     for name, entry in sorted(models.items()):
         if entry.get("mode") not in MODES or entry.get("litellm_provider", PROVIDERS[0]) not in PROVIDERS:
             continue
-        if entry.get(CLASSES["input"]) is None:
-            continue  # priced by something else than tokens
-        row = {ours: Decimal(entry[theirs]) * 10**6 for ours, theirs in CLASSES.items() if entry.get(theirs) is not None}
+        row = _classes(entry)
+        if "input" not in row:
+            row = {ours: _each(entry[theirs]) for ours, theirs in UNITS.items() if entry.get(theirs) is not None}
+            if not row:
+                continue  # priced by something else
+            row["input"] = row["output"] = Decimal(0)
         if entry["mode"] in LIST_MODES:
             row.setdefault("output", Decimal(0))  # they answer with numbers, not with tokens
+        elif "image_output" in row:
+            row.setdefault("output", row["image_output"])
         elif "output" not in row:
             wrong.append(f"{name}: no price for output")
-        # A cache write is never cheaper than plain input: such an entry has put the price of a read under the wrong name.
-        if row.get("cache_write", row["input"]) < row["input"]:
-            del row["cache_write"]
-        if row.get("cached_input", row["input"]) > row["input"]:
-            wrong.append(f"{name}: cached input costs more than input")
-        wrong += [f"{name}: {ours} is {usd}" for ours, usd in row.items() if not _is_price(usd)]
+        if SEARCHING.search(name) and entry.get(SEARCH):
+            row["call"] = max(map(Decimal, entry[SEARCH].values()))
+        wrong += _mend(name, row)
+        tiers = {tier: _classes(entry, f"_{tier}") for tier in TIERS}
+        row["tiers"] = {tier: classes for tier, classes in tiers.items() if {"input", "output"} <= classes.keys()}
+        row["long"] = _long(entry)
+        for tier, classes in row["tiers"].items():
+            wrong += _mend(f"{name} at {tier}", classes)
+            classes["long"] = _long(entry, f"_{tier}") or _dearer(row["long"], classes)
         rows[name] = row
     if wrong or not rows:
-        raise Unusable("\n".join(wrong) or "the source names no model that is metered in tokens")
+        raise Unusable("\n".join(wrong) or "the source names no model that has a meter")
     return rows
+
+
+def _classes(entry: Mapping[str, Any], end: str = "") -> Row:
+    found = {ours: entry.get(theirs + end) for ours, theirs in CLASSES.items()}
+    return {ours: Decimal(usd) * 10**6 for ours, usd in found.items() if usd is not None}
+
+
+def _each(usd: Decimal) -> Decimal:
+    """Dollars for one second or character, in whole nanodollars: never less than they are."""
+    return Decimal(usd).quantize(Decimal("1e-9"), rounding=ROUND_UP)
+
+
+def _mend(name: str, row: Row) -> list[str]:
+    """Leave out what is there by mistake. Returns what is wrong beyond that, one reason a line."""
+    # A cache write is never cheaper than plain input: such an entry has put the price of a read under the wrong name.
+    if row.get("cache_write", row["input"]) < row["input"]:
+        del row["cache_write"]
+    wrong = [f"{name}: {ours} is {usd}" for ours, usd in row.items() if not _is_price(usd)]
+    if row.get("cached_input", row["input"]) > row["input"]:
+        wrong.append(f"{name}: cached input costs more than input")
+    return wrong
+
+
+def _long(entry: Mapping[str, Any], tier: str = "") -> Row | None:
+    """What a call with a long input costs at a tier, and above how many tokens that is; None where it is not dearer, as far as is known."""
+    above = next((match[1] for word in entry if (match := LONG.fullmatch(word))), None)
+    row = _classes(entry, f"_above_{above}k_tokens{tier}") if above is not None else {}
+    return {"above": Decimal(above) * 1000, **row} if above is not None and {"input", "output"} <= row.keys() else None
+
+
+def _dearer(long: Row | None, classes: Row) -> Row | None:
+    """For a tier whose long prices nobody names: of each class the dearer of its own and the standard tier's."""
+    if long is None:
+        return None
+    fallen = {
+        name: max(classes.get(name, Decimal(0)), long.get(name, Decimal(0))) for name in CLASSES if name in {**classes, **long}
+    }
+    return {"above": long["above"], **fallen}
 
 
 def _is_price(usd: Decimal) -> bool:
@@ -95,9 +153,8 @@ def disagreements(rows: Mapping[str, Row], opinion: Opinion) -> list[str]:
     lines: list[str] = []
     for name, row in rows.items():
         other = opinion(name) or {}
-        lines += [
-            f"{name}: {ours} is {row[ours]}, elsewhere {other[ours]}" for ours in row if ours in other and other[ours] != row[ours]
-        ]
+        known = [ours for ours in CLASSES if ours in row and ours in other]
+        lines += [f"{name}: {ours} is {row[ours]}, elsewhere {other[ours]}" for ours in known if other[ours] != row[ours]]
     return lines
 
 
@@ -130,14 +187,22 @@ def genai_opinion(as_of: str) -> Opinion | None:
     return opinion
 
 
-def render(rows: Mapping[str, Row], contexts: Mapping[str, int], *, as_of: str, source: str) -> str:
-    """The text of prices.yaml: one line a model, so that a change of price is a line in a review."""
+def render(rows: Mapping[str, Row], limits: Mapping[str, Mapping[str, int]], *, as_of: str, source: str) -> str:
+    """The text of prices.yaml: one line a model, so that a change of price is a line in a review. limits: by word, by model."""
     lines = [HEADER, f"as_of: {as_of}\n", f"source: {json.dumps(source)}\n", "models:\n"]
     for name, row in rows.items():
-        cells = [f'{ours}: "{_decimal(row[ours])}"' for ours in CLASSES if ours in row]
-        cells += [f"context: {contexts[name]}"] if name in contexts else []
+        cells = [_cells(row)] + [f"{word}: {known[name]}" for word, known in limits.items() if name in known]
         lines.append(f"  {name if PLAIN_NAME.fullmatch(name) else json.dumps(name)}: {{{', '.join(cells)}}}\n")
     return "".join(lines)
+
+
+def _cells(row: Row) -> str:
+    cells = [f"above: {row['above']}"] if "above" in row else []
+    cells += [f'{ours}: "{_decimal(row[ours])}"' for ours in (*CLASSES, *UNITS, "call") if ours in row]
+    cells += [f"long: {{{_cells(row['long'])}}}"] if row.get("long") else []
+    if tiers := row.get("tiers"):
+        cells.append(f"tiers: {{{', '.join(f'{tier}: {{{_cells(classes)}}}' for tier, classes in tiers.items())}}}")
+    return ", ".join(cells)
 
 
 def _decimal(usd: Decimal) -> str:
@@ -155,9 +220,23 @@ def table(models: Mapping[str, Mapping[str, Any]], *, as_of: str, source: str, o
         for name in rows
         if models[name].get("max_input_tokens") and models[name]["mode"] not in LIST_MODES
     }
+    outputs = {name: int(models[name]["max_output_tokens"]) for name in rows if models[name].get("max_output_tokens")}
+    outputs |= _pictures(models, rows)
     if opinion is not None and (lines := disagreements(rows, opinion)):
         raise Unusable("the two sources disagree:\n" + "\n".join(lines))
-    return render(rows, contexts, as_of=as_of, source=source)
+    return render(rows, {"context": contexts, "most_output": outputs}, as_of=as_of, source=source)
+
+
+def _pictures(models: Mapping[str, Mapping[str, Any]], rows: Mapping[str, Row]) -> dict[str, int]:
+    """The most tokens of one picture of a model that makes none larger or better than those whose price the source knows."""
+    most: dict[str, int] = {}
+    for name, entry in models.items():
+        match = PICTURE.fullmatch(name)
+        row = rows.get(match[1], {}) if match is not None else {}
+        if match is not None and "image_output" in row and name.startswith("high/"):
+            tokens = Decimal(entry["input_cost_per_image"]) * 10**6 / row["image_output"]
+            most[match[1]] = max(most.get(match[1], 0), int(tokens.to_integral_value(ROUND_UP)))
+    return most
 
 
 def read_wheel(wheel: Path) -> tuple[str, str]:

@@ -18,17 +18,22 @@ from proxy.errors import InvalidCall, NotAdmitted, Refusal
 from proxy.fitting import hold_less
 from proxy.policy.contract import NANOUSD, TOKENS, Unit
 from proxy.policy.policyset import Plan, PolicySet
+from proxy.policy.prices import PriceTable
 from proxy.state.contract import Denial, Holder, Reservation, StateStore
 from proxy.tokens import Tokenizer
 from proxy.trip import Arrival, Observer, Trip
-from proxy.wire import body
+from proxy.wire import body, units
+from proxy.wire.form import boundary_of, parse_form, patched_form
 from proxy.wire.headers import presented_key, refuse_ambiguous
+from proxy.wire.hosted import ANY_TOOL, UNPAID, offered
 from proxy.wire.inputs import hides_input
 from proxy.wire.request import RequestHead
-from proxy.wire.surfaces import PASSTHROUGH, ROOT, canonical, surface_of
+from proxy.wire.surfaces import PASSTHROUGH, ROOT, canonical, surface_of, why_unmetered
 
-# What a model reads at most, when a call hides input from us and the price table does not know the model.
+# What a model reads and writes at most, when a call does not show it and the price table does not know the model.
 MOST_CONTEXT = 1_000_000
+MOST_OUTPUT = 131_072
+MOST_TOOL_CALLS = 8  # of the upstream's own tools, in a call that names no bound
 _MOST_ENTRIES = 512
 _SOON_S = 10.0
 _TELLING = frozenset({"transfer-encoding", "upgrade", "via"})
@@ -79,7 +84,7 @@ class Admission:
             data, at = received
             call.size = call.input_bound = len(data) - at  # a byte-level tokenizer never makes more tokens than there are bytes
             known = entry.outlines.fill(call, data, at)
-        plan = trip.plan = known or _prepare(trip.set, call, received)
+        plan = trip.plan = known or _prepare(trip.set, entry, call, received, now_s=self.clock.wall_s())
         if known is None and received is not None:
             entry.outlines.learn(call, plan)
         for clause in plan.check:
@@ -90,8 +95,10 @@ class Admission:
             except Refusal:
                 self.observer.would_refuse(clause.policy, clause.clause)
         if received is not None:
-            _refuse_unpriced(trip.set, call)
-            _bound_input(trip.set, call)
+            if call.price is None:
+                raise _unpriced(trip.set, call)
+            if not call.units:
+                _bound(trip.set, call)
 
     def _enter(self, policies: PolicySet, call: Call, arrival: Arrival, now_s: float) -> Entry:
         """All that the head decides, noted in the call as soon as it is known. Errors: InvalidCall, NotAdmitted."""
@@ -109,17 +116,17 @@ class Admission:
         call.surface = _surface(policies, call.path, head.method)
         if not _TELLING.isdisjoint(headers):
             self._refuse_odd(headers)
-        if call.surface.metered:
-            _refuse_other_than_json(headers)
+        boundary = _boundary(call.surface, headers) if call.surface.metered else None
         most_bytes, bounded_by = policies.body_limit(call.principal, call.path)
         entry = Entry(
             set=policies,
             loopback=arrival.loopback,
-            until_s=policies.keys.expires_s(call.principal.key),
+            until_s=min(policies.keys.expires_s(call.principal.key), policies.prices.holds_until_s(now_s)),
             path=call.path,
             target=call.path.removeprefix(ROOT) + (f"?{query}" if query else ""),
             principal=call.principal,
             surface=call.surface,
+            boundary=boundary,
             most_bytes=most_bytes,
             bounded_by=bounded_by,
         )
@@ -187,11 +194,16 @@ def _is_short(denial: Denial) -> bool:
     return denial.charge.limit.unit in (TOKENS, NANOUSD)
 
 
-def _refuse_other_than_json(headers: Mapping[str, str]) -> None:
-    """What a metered call's body may not be. Errors: InvalidCall."""
-    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json" or headers.get("content-encoding", "identity") != "identity":
-        raise InvalidCall("unsupported_media_type", "Send the body as 'content-type: application/json', without an encoding.")
+def _boundary(surface: Surface, headers: Mapping[str, str]) -> bytes | None:
+    """The boundary of a metered call's body where it is a form, None where it is JSON. Errors: InvalidCall for any other."""
+    kind = headers.get("content-type", "")
+    if headers.get("content-encoding", "identity") == "identity":
+        if kind.partition(";")[0].strip().lower() == "application/json":
+            return None
+        if surface.form and (boundary := boundary_of(kind)) is not None:
+            return boundary
+    what = "'multipart/form-data' or " if surface.form else ""
+    raise InvalidCall("unsupported_media_type", f"Send the body as {what}'content-type: application/json', without an encoding.")
 
 
 def _surface(policies: PolicySet, path: str, method: str) -> Surface:
@@ -207,14 +219,18 @@ def _surface(policies: PolicySet, path: str, method: str) -> Surface:
         raise InvalidCall("method_not_allowed", f"This path accepts {', '.join(surface.methods)}.")
     if not path.startswith(ROOT + "/"):
         raise InvalidCall("not_found", f"There is no such path; the API is below {ROOT}.")
-    raise NotAdmitted("path_not_metered", "This path has no meter. The operator can let it pass by listing it under 'unmetered'.")
+    why = why_unmetered(path) or "This path has no meter."
+    raise NotAdmitted("path_not_metered", f"{why} The operator can let it pass by listing it under 'unmetered'.")
 
 
-def _prepare(policies: PolicySet, call: Call, received: tuple[bytes, int] | None) -> Plan:
-    """Which clauses the call meets, what they make of it, and what its model costs. Errors: InvalidCall."""
+def _prepare(policies: PolicySet, entry: Entry, call: Call, received: tuple[bytes, int] | None, *, now_s: float) -> Plan:
+    """Which clauses the call meets, what they make of it, and what its model costs. Errors: InvalidCall, Refusal."""
+    form = None
     if received is not None:
         call.body = received[0][received[1] :]
-        call.fields = body.parse(call.body)
+        if entry.boundary is not None:
+            form = parse_form(call.body, entry.boundary)
+        call.fields = form.fields if form is not None else body.parse(call.body)
         body.check(call.surface, call.fields)  # every field that costs money is sane from here on
         body.shape(call)
     plan = policies.plan(call.principal, call.path, call.model)
@@ -222,32 +238,79 @@ def _prepare(policies: PolicySet, call: Call, received: tuple[bytes, int] | None
         clause.prepare(call)
     for clause in plan.shadow_prepare:
         clause.prepare(call.scratch())
-    if received is not None:
-        call.price = policies.prices.find(call.model) if call.model is not None else None
-        if call.cap is None and call.surface.has_output:
-            known = policies.prices.context(call.model) if call.model is not None else None
-            call.ceiling = known or MOST_CONTEXT
+    if received is not None and call.fields is not None:
+        tier = call.fields.get("service_tier")
+        prices = policies.prices.at(now_s)
+        call.price = prices.find(call.model or call.surface.default_model, tier)
         body.ask_for_usage(call)
+        if form is not None:
+            call.parts = patched_form(call.body, form, call.edits)
+        if call.price is not None and call.surface.name in units.SURFACES:
+            units.bound(
+                call,
+                call.price,
+                context=prices.context(call.model) or MOST_CONTEXT,
+                most_output=prices.most_output(call.model),
+                files=form.files if form is not None else 0,
+                file_bytes=form.file_bytes if form is not None else len(call.body),
+            )
+        elif offers := offered(call.surface.name, call.fields):
+            _hold_tools(prices, call, offers)
     return plan
 
 
-def _refuse_unpriced(policies: PolicySet, call: Call) -> None:
-    """Refuse a model that nobody knows the price of, where the policy file says so. Errors: Refusal."""
-    if call.price is None and call.model is not None and policies.deny_unpriced:
-        raise Refusal(
-            "model_not_priced",
-            "The model has no price, and the policy file denies such models. The operator can set one under 'prices'.",
-            param="model",
-            policy="prices",
-            clause="unknown",
-        )
+def _hold_tools(prices: PriceTable, call: Call, offers: Mapping[str, str]) -> None:
+    """What the upstream's own tools can cost, and how often it can call them. Errors: Refusal."""
+    costs = {**dict.fromkeys(UNPAID, 0), **prices.tools}
+    if call.price is not None and call.price.call:
+        costs["web_search"] = 0  # the price of a call is that of its search
+    for word, param in offers.items():
+        if word not in costs and (word != ANY_TOOL or not prices.tools):
+            what = "stored prompts, which may offer hosted tools" if word == ANY_TOOL else f"the hosted tool '{word}'"
+            raise Refusal(
+                "tool_not_priced",
+                f"Calls of {what} may be charged for, and no price is known. The operator can set one under 'prices.tools'.",
+                param=param,
+                policy="prices",
+                clause="tools",
+            )
+    call.tools = tuple(costs.items()) if ANY_TOOL in offers else tuple((word, costs[word]) for word in offers)
+    if call.surface.name != "responses":
+        call.tool_calls = 1
+        return
+    asked = (call.fields or {}).get("max_tool_calls")
+    call.tool_calls = MOST_TOOL_CALLS if asked is None else asked
+    if asked is None:
+        call.edits["max_tool_calls"] = MOST_TOOL_CALLS
 
 
-def _bound_input(policies: PolicySet, call: Call) -> None:
-    """How much input the call may have that its body does not show."""
+def _unpriced(policies: PolicySet, call: Call) -> Refusal:
+    """The refusal of a call that nobody knows the price of, where the policy file says so."""
+    tier = (call.fields or {}).get("service_tier")
+    if call.model is None:
+        param, what = "model", "The call names no model, so it has no price"
+    elif tier is None or policies.prices.find(call.model, "default") is None:
+        param, what = "model", "The model has no price"
+    else:
+        param, what = "service_tier", f"The model has no price at the service tier '{tier}'"
+    return Refusal(
+        "model_not_priced",
+        f"{what}, and the policy file denies such calls. The operator can set one under 'prices'.",
+        param=param,
+        policy="prices",
+        clause="unknown",
+    )
+
+
+def _bound(policies: PolicySet, call: Call) -> None:
+    """What the call may use that its body does not show: input, and the output of one that names no cap."""
+    if call.cap is None and call.surface.has_output:
+        call.uncapped = policies.prices.most_output(call.model) or MOST_OUTPUT
     if call.fields is None or hides_input(call.surface.name, call.fields):
-        known = policies.prices.context(call.model) if call.model is not None else None
-        call.input_bound = max(call.input_bound, known or MOST_CONTEXT)
+        known = policies.prices.context(call.model) or MOST_CONTEXT
+        call.input_bound = max(call.input_bound, known)
+        if call.tools and call.surface.name == "responses":
+            call.input_bound *= 1 + call.tool_calls  # what was read is read again after each of them
 
 
 def _refusal(denial: Denial) -> Refusal:

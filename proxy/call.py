@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
+from proxy.timeouts import UNBOUNDED, Drain, Timeouts
+
 # Output tokens of one choice that are held where not the worst but the usual case is, and billed where nobody knows any bound.
 TYPICAL_OUTPUT = 256
 
@@ -31,10 +33,11 @@ class Principal(NamedTuple):  # no dataclass: a frozen one takes twice as long t
 class Surface:
     """One metered path of the API.
 
-    name: short word for logs and labels; path: canonical path below the root, `*` for one trailing segment.
+    name: short word for logs and labels; path: canonical path below the root, `*` for one segment.
     caps: body fields that cap the output, the one to inject last; least_cap: smallest value the API accepts for a cap.
     default_cap: what the API applies when no cap is sent, or None for the model's own maximum.
-    fanout: body fields that multiply the output. Source: facts on the OpenAI API, sections 1, 2, 4, 5.
+    fanout: body fields that multiply the output. form: the body may be a form (multipart). default_model: for a body that names none.
+    Source: facts on the OpenAI API, sections 1, 2, 4, 5.
     """
 
     name: str
@@ -48,6 +51,8 @@ class Surface:
     has_output: bool = False
     metered: bool = True
     model_required: bool = True
+    form: bool = False
+    default_model: str | None = None
 
 
 @lru_cache(maxsize=1024)  # names come from clients, 256 characters at most
@@ -62,10 +67,11 @@ UNROUTED = Surface(name="unrouted", path="", methods=(), metered=False, model_re
 
 @dataclass(slots=True, unsafe_hash=True)
 class Usage:
-    """Tokens of one call by class. Totals include their subsets, as on the wire.
+    """What one call used: tokens by class, whose totals include their subsets, as on the wire, and what is not sold by the token.
 
-    input_tokens ⊇ cached_tokens + cache_write_tokens + audio_input_tokens;
-    output_tokens ⊇ reasoning_tokens, audio_output_tokens. All ≥ 0.
+    input_tokens ⊇ cached_tokens + cache_write_tokens + audio_input_tokens + image_input_tokens;
+    output_tokens ⊇ reasoning_tokens, audio_output_tokens, image_output_tokens. All ≥ 0.
+    units: images, characters, or milliseconds of audio, as the surface has it.
     Never changed, and not frozen, because that takes four times as long to make.
     """
 
@@ -76,15 +82,27 @@ class Usage:
     audio_input_tokens: int = 0
     audio_output_tokens: int = 0
     reasoning_tokens: int = 0
+    image_input_tokens: int = 0
+    image_output_tokens: int = 0
+    units: int = 0
 
     @property
     def total_tokens(self) -> int:
         return self.input_tokens + self.output_tokens
 
 
+AS_PLAIN = -1
+
+
 @dataclass(frozen=True, slots=True)
 class Price:
-    """US price of one model, in nanodollars per million tokens of each class (5.00 USD per million = 5_000_000_000)."""
+    """US price of one model, in nanodollars per million tokens of each class (5.00 USD per million = 5_000_000_000).
+
+    image_input, image_output: AS_PLAIN costs what the plain class costs. unit: nanodollars per million units of Usage, 0 where none
+    are sold. call: nanodollars of each call, whatever it uses. long: the price of a whole call whose input is above `long_above`
+    tokens. tiers: the prices by service tier, as answers name them, beside this one. also: what else the call may come to be billed
+    at; held is the dearest of all.
+    """
 
     input: int
     output: int
@@ -92,37 +110,79 @@ class Price:
     cache_write: int
     audio_input: int
     audio_output: int
+    image_input: int = AS_PLAIN
+    image_output: int = AS_PLAIN
+    unit: int = 0
+    call: int = 0
+    long: "Price | None" = None
+    long_above: int = 0
+    tiers: "Mapping[str, Price]" = field(default_factory=dict, hash=False)
+    also: "tuple[Price, ...]" = ()
     dearest_input: int = field(init=False, repr=False, compare=False)  # of any class; likewise for output
     dearest_output: int = field(init=False, repr=False, compare=False)
-    free: bool = field(init=False, repr=False, compare=False)  # no token costs anything
+    by_tokens: bool = field(init=False, repr=False, compare=False)  # some token costs something
+    free: bool = field(init=False, repr=False, compare=False)  # nothing costs anything
+    _plain: bool = field(init=False, repr=False, compare=False)  # tokens are all there is to it, at one price each
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "dearest_input", max(self.input, self.cached_input, self.cache_write, self.audio_input))
-        object.__setattr__(self, "dearest_output", max(self.output, self.audio_output))
-        object.__setattr__(self, "free", not (self.dearest_input or self.dearest_output))
+        for name, plain in (("image_input", self.input), ("image_output", self.output)):
+            if getattr(self, name) == AS_PLAIN:
+                object.__setattr__(self, name, plain)
+        inputs = (self.input, self.cached_input, self.cache_write, self.audio_input, self.image_input)
+        object.__setattr__(self, "dearest_input", max(inputs))
+        object.__setattr__(self, "dearest_output", max(self.output, self.audio_output, self.image_output))
+        dearer = any(not price.free for price in (self.long, *self.also) if price is not None)
+        object.__setattr__(self, "by_tokens", bool(self.dearest_input or self.dearest_output))
+        object.__setattr__(self, "free", not (self.by_tokens or self.unit or self.call or dearer))
+        object.__setattr__(self, "_plain", not (self.unit or self.call or self.long or self.also))
+
+    def billed(self, tier: Any) -> "Price":
+        """The price at the service tier that an answer names; this one where it names none, or one that has no price."""
+        return self.tiers.get(tier, self) if type(tier) is str else self
 
     def cost_nanousd(self, usage: Usage) -> int:
         """Integer nanodollars, rounded up once over the disjoint classes."""
-        if not (usage.cached_tokens or usage.cache_write_tokens or usage.audio_input_tokens or usage.audio_output_tokens):
+        if not self._plain:
+            if self.long is not None and usage.input_tokens > self.long_above:
+                return self.long.cost_nanousd(usage)
+        elif not (
+            usage.cached_tokens
+            or usage.cache_write_tokens
+            or usage.audio_input_tokens
+            or usage.audio_output_tokens
+            or usage.image_input_tokens
+            or usage.image_output_tokens
+        ):
             return -(-(usage.input_tokens * self.input + usage.output_tokens * self.output) // 1_000_000)
-        audio_in = min(usage.audio_input_tokens, usage.input_tokens)
-        cached = min(usage.cached_tokens, usage.input_tokens - audio_in)
-        written = min(usage.cache_write_tokens, usage.input_tokens - audio_in - cached)
+        left = usage.input_tokens
+        left -= (audio_in := min(usage.audio_input_tokens, left))
+        left -= (image_in := min(usage.image_input_tokens, left))
+        left -= (cached := min(usage.cached_tokens, left))
+        left -= (written := min(usage.cache_write_tokens, left))
         audio_out = min(usage.audio_output_tokens, usage.output_tokens)
+        image_out = min(usage.image_output_tokens, usage.output_tokens - audio_out)
         total = (
-            (usage.input_tokens - audio_in - cached - written) * self.input
+            left * self.input
             + cached * self.cached_input
             + written * self.cache_write
             + audio_in * self.audio_input
-            + (usage.output_tokens - audio_out) * self.output
+            + image_in * self.image_input
+            + (usage.output_tokens - audio_out - image_out) * self.output
             + audio_out * self.audio_output
+            + image_out * self.image_output
+            + usage.units * self.unit
         )
-        return -(-total // 1_000_000)
+        return -(-total // 1_000_000) + self.call
 
-    def worst_nanousd(self, *, input_tokens: int, output_tokens: int) -> int:
-        """The most that so many tokens can cost, whatever their class."""
+    def worst_nanousd(self, *, input_tokens: int, output_tokens: int, units: int = 0) -> int:
+        """The most that so much can cost, whatever its classes and its tier."""
         total = input_tokens * self.dearest_input + output_tokens * self.dearest_output
-        return -(-total // 1_000_000)
+        if self._plain:
+            return -(-total // 1_000_000)
+        others = (self.long, *self.also) if self.long is not None and input_tokens > self.long_above else self.also
+        own = -(-(total + units * self.unit) // 1_000_000) + self.call
+        each = (o.worst_nanousd(input_tokens=input_tokens, output_tokens=output_tokens, units=units) for o in others)
+        return max(own, *each) if others else own
 
     def output_within(self, nanousd: int, *, input_tokens: int) -> int:
         """How many output tokens at the most so much money pays for, beside the input; below 0 where it does not pay for that.
@@ -130,47 +190,6 @@ class Price:
         Asked of a price whose output costs something.
         """
         return (nanousd * 1_000_000 - input_tokens * self.dearest_input) // self.dearest_output
-
-
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """Deadlines of a call, in seconds. The strictest of the upstream's and every matching policy's holds."""
-
-    connect: float = 5.0
-    first_byte: float = 60.0
-    first_token: float = 120.0
-    idle: float = 60.0
-    total: float = 900.0
-    write_stall: float = 30.0
-
-    def strictest(self, other: Mapping[str, float | None]) -> "Timeouts":
-        """These, each lowered to `other`'s where that is shorter."""
-        lower = {n: v for n, v in other.items() if v is not None and v < getattr(self, n)}
-        return replace(self, **lower) if lower else self
-
-    def within(self, bounds: "Timeouts") -> "Timeouts":
-        """The shorter of each."""
-        if bounds is UNBOUNDED:
-            return self
-        return Timeouts(
-            connect=min(self.connect, bounds.connect),
-            first_byte=min(self.first_byte, bounds.first_byte),
-            first_token=min(self.first_token, bounds.first_token),
-            idle=min(self.idle, bounds.idle),
-            total=min(self.total, bounds.total),
-            write_stall=min(self.write_stall, bounds.write_stall),
-        )
-
-
-class Drain(NamedTuple):
-    """How far an answer is read on once its client has left: so many seconds or bytes, whichever are over first; 0 = not at all."""
-
-    seconds: float
-    size: int
-
-
-# What a call starts with, for policies to lower; the upstream's own deadlines come to it when one is chosen.
-UNBOUNDED = Timeouts(**{name: float("inf") for name in Timeouts.__dataclass_fields__})
 
 
 class Clamp(NamedTuple):
@@ -193,9 +212,11 @@ class Call:
     body: as received, b"" for none, for one whose parts are known, and
     once an upstream has answered; size: its bytes; parts: the body as it is sent, () where that is yet to be found out.
     fields: the parsed JSON body, read-only, or None where the path is passed as bytes.
-    asked_caps: each cap field the client sent with a number. cap: output tokens of one choice after shaping, None = no cap is sent;
-    ceiling: the model's own bound for one without a cap.
+    asked_caps: each cap field the client sent with a number. cap: output tokens of one choice after shaping, None = no cap is sent.
+    uncapped: the same where no cap is known: what the model can write at most.
     choices: how many answers the upstream generates and bills (n, best_of, prompts). input_bound: tokens the input can be at most.
+    units: of Usage, at most. tools: what a call of each hosted tool that the body offers costs, in nanodollars, by the tool's word;
+    tool_calls: how many there can be at most.
     edits: top-level body fields to set before the body is sent; empty = the body is passed on byte for byte.
     price: of `model`, filled after shaping; None for a surface that costs nothing. drain: None = no policy says anything, so no reading on.
     """
@@ -214,7 +235,6 @@ class Call:
     stream: bool = False
     asked_caps: dict[str, int] = field(default_factory=dict)
     cap: int | None = None
-    ceiling: int = 0
     choices: int = 1
     input_bound: int = 0
     edits: dict[str, Any] = field(default_factory=dict)
@@ -222,6 +242,10 @@ class Call:
     timeouts: Timeouts = UNBOUNDED
     price: Price | None = None
     drain: Drain | None = None
+    uncapped: int = 0
+    units: int = 0
+    tools: tuple[tuple[str, int], ...] = ()
+    tool_calls: int = 0
 
     @property
     def asked_cap(self) -> int | None:
@@ -229,22 +253,28 @@ class Call:
         return max(self.asked_caps.values()) if self.asked_caps else None
 
     @property
+    def held_output(self) -> int:
+        """The most output tokens of this call: every choice up to its cap."""
+        return self.choices * (self.uncapped if self.cap is None else self.cap)
+
+    @property
     def held_tokens(self) -> int:
         """The most tokens this call can use: input bound plus every choice up to its cap."""
-        return self.input_bound + self.choices * (self.ceiling if self.cap is None else self.cap)
+        return self.input_bound + self.choices * (self.uncapped if self.cap is None else self.cap)
 
     @property
     def held_nanousd(self) -> int:
         """The most this call can cost."""
         if self.price is None:
             return 0
-        most = self.choices * (self.ceiling if self.cap is None else self.cap)
-        return self.price.worst_nanousd(input_tokens=self.input_bound, output_tokens=most)
+        output_tokens = self.choices * (self.uncapped if self.cap is None else self.cap)
+        held = self.price.worst_nanousd(input_tokens=self.input_bound, output_tokens=output_tokens, units=self.units)
+        return held + self.tool_calls * max(cost for _, cost in self.tools) if self.tools else held
 
     @property
     def typical_output(self) -> int:
         """Output tokens of all choices in the usual case, and never more than their caps allow."""
-        each = self.ceiling if self.cap is None else self.cap
+        each = self.uncapped if self.cap is None else self.cap
         return self.choices * (each if each < TYPICAL_OUTPUT else TYPICAL_OUTPUT)
 
     @property
@@ -257,9 +287,8 @@ class Call:
         """What the input costs at most, and output as is usual."""
         if self.price is None:
             return 0
-        each = self.ceiling if self.cap is None else self.cap
-        likely = self.choices * (each if each < TYPICAL_OUTPUT else TYPICAL_OUTPUT)
-        return self.price.worst_nanousd(input_tokens=self.input_bound, output_tokens=likely)
+        likely = self.price.worst_nanousd(input_tokens=self.input_bound, output_tokens=self.typical_output, units=self.units)
+        return likely + self.tool_calls * max(cost for _, cost in self.tools) if self.tools else likely
 
     @property
     def billed_output(self) -> int:

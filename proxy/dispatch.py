@@ -103,6 +103,8 @@ def meter_for(call: Call, answer: Answer, *, streams: bool) -> Meter:
     """
     if not call.surface.metered or "content-encoding" in answer.headers:
         return PassMeter(streams=streams or not call.surface.metered)
+    if call.units and not streams and "json" not in answer.headers.get("content-type", ""):
+        return PassMeter(streams=True)  # a sound, or a text without anything about it
     if streams and call.surface.has_output:
         return StreamMeter(hide_usage="stream_options" in call.edits)
     return BodyMeter()

@@ -3,9 +3,10 @@
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from proxy.call import Principal, Surface, Timeouts
+from proxy.call import Principal, Surface
 from proxy.outline import Outlines
 from proxy.policy.policyset import PolicySet
+from proxy.timeouts import Timeouts
 from proxy.upstream.contract import Ask, Upstream
 
 
@@ -22,8 +23,10 @@ class Way(NamedTuple):
 class Entry:
     """Found out by admission under one policy set, and remembered where the head is known to come again.
 
-    set: under which it holds. until_s: epoch seconds at which the caller's key expires. loopback: of the peer that it was found out for.
+    set: under which it holds. until_s: epoch seconds at which the caller's key expires, or prices change. loopback: of the peer that it
+    was found out for.
     path: canonical; target: what of path and query is sent below an upstream's base URL.
+    boundary: of a body that is a form, None for one in JSON.
     most_bytes, bounded_by: the most that a body may have, and the policy that says so, None for the proxy's own bound.
     ways: by name of the upstream, filled by dispatch. outlines: of bodies that came with the head.
     """
@@ -35,6 +38,7 @@ class Entry:
     target: str
     principal: Principal
     surface: Surface
+    boundary: bytes | None
     most_bytes: int
     bounded_by: str | None
     ways: dict[str, Way] = field(default_factory=dict)

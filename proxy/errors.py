@@ -33,6 +33,7 @@ CODES: Mapping[str, Code] = {
     "invalid_json": Code(400, _REQUEST, "The body is not valid JSON in UTF-8, or is not an object."),
     "nested_too_deeply": Code(400, _REQUEST, "The JSON body is nested deeper than is accepted."),
     "duplicate_field": Code(400, _REQUEST, "A field that decides cost stands twice in the body."),
+    "invalid_form": Code(400, _REQUEST, "The body is not a plain multipart form."),
     "invalid_type": Code(400, _REQUEST, "A field has the wrong JSON type."),
     "invalid_value": Code(400, _REQUEST, "A field's value is out of range."),
     "missing_field": Code(400, _REQUEST, "A field that the call needs is absent."),
@@ -50,7 +51,10 @@ CODES: Mapping[str, Code] = {
     # what a policy does not allow
     "path_not_metered": Code(403, "policy_error", "The path has no meter and is not listed under `unmetered`."),
     "model_not_allowed": Code(403, "policy_error", "A policy does not allow this model."),
-    "model_not_priced": Code(403, "policy_error", "The model has no price, and the policy file denies such models."),
+    "model_not_priced": Code(403, "policy_error", "The model or the service tier has no price, and the policy file denies such."),
+    "tool_not_priced": Code(
+        403, "policy_error", "The upstream's own tool may be charged for, and has no price under `prices.tools`."
+    ),
     "max_tokens_exceeded": Code(400, "policy_error", "The call asks for more output tokens than a policy allows."),
     "rate_limit_exceeded": Code(429, "rate_limit_error", "Too many calls; come back after `retry-after`."),
     "token_limit_exceeded": Code(429, "rate_limit_error", "Too many tokens; come back after `retry-after`."),

@@ -8,8 +8,9 @@ those bytes and the entry alone, so neither `prepare` nor `shape` may look at th
 from dataclasses import dataclass, replace
 from typing import Any
 
-from proxy.call import Call, Clamp, Drain, Price, Timeouts
+from proxy.call import Call, Clamp, Price
 from proxy.policy.policyset import Plan
+from proxy.timeouts import Drain, Timeouts
 from proxy.wire import body
 
 MOST_OUTLINES = 4
@@ -38,7 +39,7 @@ class Outline:
     stream: bool
     asked_caps: dict[str, int]
     cap: int | None
-    ceiling: int
+    uncapped: int
     choices: int
     edits: dict[str, Any]
     clamps: dict[str, Clamp]
@@ -80,13 +81,15 @@ class Outlines:
                 call.asked_caps, call.cap, call.choices = outline.asked_caps, outline.cap, outline.choices
                 call.edits, call.clamps = outline.edits, outline.clamps
                 call.timeouts, call.price = outline.timeouts, outline.price
-                call.ceiling, call.drain = outline.ceiling, outline.drain
+                call.uncapped, call.drain = outline.uncapped, outline.drain
                 return outline.plan
         return None
 
     def learn(self, call: Call, plan: Plan) -> None:
         """Remember what was made of a call, if its body is one of messages between plain fields. Whether it may pass is asked each time."""
         if self._tries_left <= 0 or call.fields is None or call.surface.name != "chat" or len(call.body) > _MOST_LEARNT_BYTES:
+            return
+        if call.tools:  # the upstream's own, which few bodies offer: what they may cost is not remembered
             return
         self._tries_left -= 1
         place = body.large_value(call.body)
@@ -112,7 +115,7 @@ class Outlines:
             stream=call.stream,
             asked_caps=call.asked_caps,
             cap=call.cap,
-            ceiling=call.ceiling,
+            uncapped=call.uncapped,
             choices=call.choices,
             edits=call.edits,
             clamps=call.clamps,

@@ -13,9 +13,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from proxy.call import Timeouts
 from proxy.deadlines import Watch
 from proxy.errors import UpstreamError
+from proxy.timeouts import Timeouts
 from proxy.upstream.contract import Answer
 from proxy.wire.failure import in_band_refusal
 from proxy.wire.meter import Meter

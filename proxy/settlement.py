@@ -9,13 +9,14 @@ import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from proxy.call import Usage, UsageSource
+from proxy.call import Call, Usage, UsageSource
 from proxy.counting import count_input
 from proxy.policy.contract import NANOUSD, TOKENS, Notice
 from proxy.spenders import Spenders
 from proxy.state.contract import Booking
 from proxy.tokens import Tokenizer
 from proxy.trip import Trip
+from proxy.wire import units
 from proxy.wire.meter import PassMeter
 
 _FRAMING_TOKENS = 1000  # that a server may put around a prompt
@@ -71,10 +72,11 @@ class Settlement:
         await self._book(trip, usage, "counted" if exact else "estimated")
 
     async def _book(self, trip: Trip, usage: Usage, source: UsageSource | None) -> None:
-        call, plan = trip.call, trip.plan
+        plan = trip.plan
         assert plan is not None
         trip.usage, trip.usage_source = usage, source
-        trip.cost_nanousd = call.price.cost_nanousd(usage) if call.price is not None else 0
+        if source is not None:
+            trip.cost_nanousd = cost_nanousd(trip, usage)
         if trip.reservation is None:
             return
         # The request that was held is the one that was made, and a slot is given back in any case.
@@ -84,10 +86,35 @@ class Settlement:
         balances = await trip.reservation.settle(used, booking)
         trip.settle_ns = trip.now_ns() - began_ns
         if trip.cost_nanousd:
-            self._spenders.add(trip.reservation.quotas, call, trip.cost_nanousd)
+            self._spenders.add(trip.reservation.quotas, trip.call, trip.cost_nanousd)
         for balance in balances:
             if notices := plan.notices(balance):
                 self._notify(notices)
+
+
+def cost_nanousd(trip: Trip, usage: Usage) -> int:
+    """What a call costs that used something: at the tier that its answer names, and with each call of the upstream's own tools."""
+    call, meter = trip.call, trip.meter
+    price = call.price
+    if price is None:
+        return 0
+    if type(usage) is Held:
+        return call.held_nanousd
+    if price.tiers and meter is not None:
+        price = price.billed(meter.tier)
+    cost = price.cost_nanousd(usage)
+    if call.tools:
+        calls = meter.calls if meter is not None and call.surface.name == "responses" else None
+        if calls is None:
+            return cost + call.tool_calls * max(each for _, each in call.tools)
+        cost += sum(calls.get(word, 0) * each for word, each in call.tools)
+    return cost
+
+
+class Held(Usage):
+    """All that was held, which costs what was held: whatever class its tokens were of."""
+
+    __slots__ = ()
 
 
 def known_usage(trip: Trip) -> tuple[Usage, UsageSource | None] | None:
@@ -95,6 +122,8 @@ def known_usage(trip: Trip) -> tuple[Usage, UsageSource | None] | None:
     call, meter = trip.call, trip.meter
     if not trip.sent or not call.surface.metered or (trip.answered and meter is None):
         return Usage(), None  # never sent, free by nature, or refused by the upstream
+    if call.units:
+        return _units_used(trip)
     if meter is None:
         return None
     usage = meter.usage
@@ -103,5 +132,22 @@ def known_usage(trip: Trip) -> tuple[Usage, UsageSource | None] | None:
             meter.nonsense = True
         return usage, "reported"
     if meter.unfinished or isinstance(meter, PassMeter):
-        return Usage(input_tokens=call.input_bound, output_tokens=call.billed_output), "estimated"
+        return _held(call), "estimated"
     return None
+
+
+def _units_used(trip: Trip) -> tuple[Usage, UsageSource]:
+    """Of pictures and sound, which no tokenizer counts."""
+    call, meter = trip.call, trip.meter
+    assert call.price is not None, "a call without a price was refused"
+    reported = meter.usage if meter is not None else None
+    usage = units.used(call, call.price, reported)
+    if usage is not None:
+        return usage, "counted" if reported is None or (usage.units and not reported.units) else "reported"
+    if call.surface.name == "speech" and isinstance(meter, PassMeter) and meter.ended:
+        return units.spoken(call), "estimated"
+    return _held(call), "estimated"
+
+
+def _held(call: Call) -> Held:
+    return Held(input_tokens=call.input_bound, output_tokens=call.held_output, units=call.units)

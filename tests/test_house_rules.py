@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 SOURCES = sorted(path for part in ("proxy", "policies") for path in (ROOT / part).rglob("*.py"))
 MOST_LINES = 400
 
-BASE = ("proxy.errors", "proxy.call", "proxy.clock", "proxy.chance")
+BASE = ("proxy.errors", "proxy.call", "proxy.timeouts", "proxy.clock", "proxy.chance")
 VALUES = (*BASE, "proxy.wire", "proxy.policy")
 PARTS = (*VALUES, "proxy.state", "proxy.upstream.contract", "proxy.telemetry")
 STEPS = (
@@ -49,6 +49,7 @@ REPORTS = ("proxy.terminal", "proxy.export", "proxy.statement", "proxy.reconcili
 MAY: Mapping[str, tuple[str, ...]] = {
     "proxy": (),
     **dict.fromkeys(BASE, ()),
+    "proxy.call": ("proxy.timeouts",),
     "proxy.wire": BASE,
     "proxy.policy": (*BASE, "proxy.wire"),
     "proxy.state": VALUES,
@@ -67,7 +68,14 @@ MAY: Mapping[str, tuple[str, ...]] = {
     "proxy.app": (*PARTS, *AIDS, *STEPS, *EDGES, "proxy.upstream", "proxy.settings", "proxy.pretend", "proxy"),
     "proxy.commands": (*PARTS, *REPORTS, "proxy.app", "proxy.settings", "proxy.reference", "proxy.verbs", "policies", "proxy"),
     "proxy.__main__": ("proxy.verbs", "proxy"),
-    "policies": ("proxy.policy.contract", "proxy.policy.values", "proxy.policy.scalar", "proxy.call", "proxy.errors"),
+    "policies": (
+        "proxy.policy.contract",
+        "proxy.policy.values",
+        "proxy.policy.scalar",
+        "proxy.call",
+        "proxy.timeouts",
+        "proxy.errors",
+    ),
 }
 
 # Libraries, and who may know them. Every other one is for nobody.

@@ -8,18 +8,32 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
-from proxy.call import Price, Timeouts
+from proxy.call import Price
 from proxy.policy.contract import Clause
 from proxy.policy.crosscheck import cross_check
 from proxy.policy.document import Enough, Mistakes, Pairs, PolicyFileError, parse
 from proxy.policy.keys import AccessKey, KeyRing
 from proxy.policy.policyset import CompiledRoute, Globs, Policy, PolicySet, Scope, UpstreamConfig
-from proxy.policy.prices import PriceTable
+from proxy.policy.prices import CLASSES, UNITS, PriceTable, unit_price, whole_price
 from proxy.policy.reading import BROKEN, Reader, Reading
 from proxy.policy.references import References
-from proxy.policy.sections import Key, Match, PolicyEntry, PolicyFile, PriceEntry, Prices, Route, Upstream, shapes
+from proxy.policy.sections import (
+    Key,
+    Match,
+    PolicyEntry,
+    PolicyFile,
+    PriceEntry,
+    Prices,
+    Route,
+    TierPrices,
+    TokenPrices,
+    Upstream,
+    shapes,
+)
 from proxy.policy.values import epoch_s
+from proxy.timeouts import Timeouts
 
 # The name of the upstream that the settings give.
 GIVEN = "default"
@@ -101,19 +115,22 @@ def _key(entry: Key) -> AccessKey:
     )
 
 
+def _classes(entry: TokenPrices) -> dict[str, int | None]:
+    return {name: getattr(entry, name) for name in CLASSES}
+
+
+def _tier_price(entry: TierPrices, **more: Any) -> Price:
+    long = whole_price(_classes(entry.long)) if entry.long is not None else None
+    return whole_price(_classes(entry), long=long, long_above=entry.long.above if entry.long is not None else 0, **more)
+
+
 def _price(entry: PriceEntry) -> Price:
-    """A class without a price of its own costs what the plain class costs: nothing is free by being absent."""
-
-    def or_plain(own: int | None, plain: int) -> int:
-        return plain if own is None else own
-
-    return Price(
-        input=entry.input,
-        output=entry.output,
-        cached_input=or_plain(entry.cached_input, entry.input),
-        cache_write=or_plain(entry.cache_write, entry.input),
-        audio_input=or_plain(entry.audio_input, entry.input),
-        audio_output=or_plain(entry.audio_output, entry.output),
+    sold = next(((getattr(entry, name), parts) for name, parts in UNITS.items() if getattr(entry, name) is not None), None)
+    return _tier_price(
+        entry,
+        unit=unit_price(*sold) if sold is not None else 0,
+        call=entry.call or 0,
+        tiers={tier: _tier_price(prices) for tier, prices in entry.tiers.items()},
     )
 
 
@@ -123,8 +140,14 @@ def _prices(section: Prices) -> PriceTable:
         unknown = _price(section.unknown)
     elif section.unknown == "free":
         unknown = Price(0, 0, 0, 0, 0, 0)
-    own = {model: _price(entry) for model, entry in section.models.items()}
-    return PriceTable.shipped().with_overrides(own, unknown=unknown)
+    entries = {model: e if isinstance(e, tuple) else (e,) for model, e in section.models.items()}
+    return PriceTable.shipped().with_overrides(
+        {model: _price(e) for model, each in entries.items() for e in each if e.from_ is None},
+        unknown=unknown,
+        tier=section.tier,
+        tools=section.tools,
+        dated=[(epoch_s(e.from_), model, _price(e)) for model, each in entries.items() for e in each if e.from_ is not None],
+    )
 
 
 def _policy(entry: PolicyEntry) -> Policy:

@@ -12,13 +12,14 @@ from fnmatch import translate
 from types import MappingProxyType
 from typing import TypeVar
 
-from proxy.call import Call, Principal, Timeouts
+from proxy.call import Call, Principal
 from proxy.errors import Refusal
 from proxy.policy.contract import Balance, Charge, Clause, Notice
 from proxy.policy.keys import KeyRing
 from proxy.policy.prices import PriceTable
 from proxy.policy.reading import Reading
 from proxy.policy.sections import PageSink
+from proxy.timeouts import Timeouts
 
 # What a body may have where no policy says less: images and files inside a JSON body fit, a mistake does not fill the memory.
 DEFAULT_BODY_BYTES = 32 * 2**20

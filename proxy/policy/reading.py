@@ -2,7 +2,8 @@
 
 A field with `option` metadata is a YAML key; its annotation says what may stand there: a scalar kind (`Annotated[T, Kind]`), another
 such dataclass, `tuple[X, ...]` (a list; one scalar may stand for a list of one), `Mapping[K, V]`, either of them marked `NotEmpty`,
-`X | None` for what may be left out, and a scalar or a dataclass (`Word | Price`). The same annotations are the schema.
+`X | None` for what may be left out, and a choice by shape: a scalar, a list or a dataclass (`Word | Price`). A field whose name ends in
+`_` is a key that Python keeps for itself (`from_`). The same annotations are the schema.
 
 Every value that could be read is kept with its trail even where the whole around it is broken, so that cross checks see all there is.
 The rule a reader could break: `BROKEN` means that the mistake is already noted; never note it twice.
@@ -50,11 +51,21 @@ def shape_of(cls: type) -> Shape:
     """The YAML keys of a dataclass: its fields that have documentation."""
     hints = get_type_hints(cls, include_extras=True)
     entries = tuple(
-        Entry(f.name, without_none(hints[f.name]), f.metadata["doc"], f.default is MISSING and f.default_factory is MISSING)
+        Entry(
+            f.name.rstrip("_"),
+            without_none(hints[f.name]),
+            f.metadata["doc"],
+            f.default is MISSING and f.default_factory is MISSING,
+        )
         for f in fields(cls)
         if "doc" in f.metadata
     )
     build: Callable[..., Any] = cls
+    if kept := {f.name.rstrip("_"): f.name for f in fields(cls) if f.name.endswith("_")}:
+
+        def build(**values: Any) -> Any:
+            return cls(**{kept.get(name, name): value for name, value in values.items()})
+
     if issubclass(cls, Clause):
         # The compiler names the policy; until then a clause belongs to none.
         def build(**values: Any) -> Any:
@@ -153,8 +164,7 @@ class Reader:
             return value if value else self._wrong(trail, f"expected at least one; {full.otherwise}")
         origin = get_origin(hint)
         if origin in (Union, UnionType):
-            scalar, whole = sorted(get_args(hint), key=lambda a: kind_of(a) is None)
-            return self.read(node, whole if isinstance(node, Pairs) else scalar, trail=trail)
+            return self.read(node, _fitting(get_args(hint), node), trail=trail)
         if origin is tuple:
             return self._items(node, get_args(hint)[0], trail=trail)
         if origin is not None and issubclass(origin, Mapping):
@@ -262,6 +272,15 @@ class Reader:
     def _wrong(self, trail: Trail, message: str) -> Any:
         self._reading.wrong(trail, message)
         return BROKEN
+
+
+def _fitting(hints: Sequence[Any], node: Node) -> Any:
+    """Which of several hints a node is meant as, by its shape; the simplest where none fits."""
+    for hint in hints:
+        shape = Scalar if kind_of(hint) is not None else Items if get_origin(hint) is tuple else Pairs
+        if isinstance(node, shape):
+            return hint
+    return min(hints, key=lambda hint: kind_of(hint) is None)
 
 
 def _called(node: Node) -> str:

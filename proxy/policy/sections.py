@@ -14,6 +14,7 @@ from proxy.policy.scalar import NotEmpty, Wrong
 from proxy.policy.values import (
     Attempts,
     BaseUrl,
+    Count,
     Credential,
     Day,
     Duration,
@@ -26,12 +27,15 @@ from proxy.policy.values import (
     PathGlob,
     RoutingKey,
     SigningSecret,
+    Tier,
     Url,
+    UsdEach,
     UsdPrice,
     Version,
     words,
 )
 
+PriceEntries = tuple["PriceEntry", ...]
 Unpriced = Annotated[str, words("deny", "free")]
 
 
@@ -105,8 +109,8 @@ class Key:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PriceEntry:
-    """What one model costs, in US dollars per million tokens."""
+class TokenPrices:
+    """What tokens cost, in US dollars per million."""
 
     input: UsdPrice = option("input tokens")
     output: UsdPrice = option("output tokens")
@@ -114,6 +118,38 @@ class PriceEntry:
     cache_write: UsdPrice | None = option("input written to the cache (as input)", default=None)
     audio_input: UsdPrice | None = option("audio input (as input)", default=None)
     audio_output: UsdPrice | None = option("audio output (as output)", default=None)
+    image_input: UsdPrice | None = option("image input (as input)", default=None)
+    image_output: UsdPrice | None = option("image output (as output)", default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LongPrices(TokenPrices):
+    """What tokens cost in a call with a long input: all of them, not only those above."""
+
+    above: Count = option("input tokens above which a call costs this")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TierPrices(TokenPrices):
+    """What tokens cost at one service tier, in US dollars per million."""
+
+    long: LongPrices | None = option("what a call with a long input costs", default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PriceEntry(TierPrices):
+    """What one model costs, in US dollars per million tokens and for what is not sold by the token."""
+
+    tiers: Mapping[Tier, TierPrices] = option("prices at other service tiers, such as priority", default_factory=dict)
+    image: UsdEach | None = option("each image, for a model that is paid by the image", default=None)
+    character: UsdEach | None = option("each character spoken, for a model that is paid by the character", default=None)
+    second: UsdEach | None = option("each second heard, for a model that is paid by the second", default=None)
+    call: UsdEach | None = option("each call, beside what it uses", default=None)
+    from_: Day | None = option("the first day, in UTC, on which it holds; in a list of prices", default=None)
+
+    def __post_init__(self) -> None:
+        if sum(each is not None for each in (self.image, self.character, self.second)) > 1:
+            raise Wrong("a model is paid by the image, by the character or by the second")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,8 +157,12 @@ class Prices:
     """What is added to the shipped price table, and what becomes of a model that no table knows."""
 
     unknown: Unpriced | PriceEntry = option("deny, free, or a price for every model without one (deny)", default="deny")
-    models: Mapping[Glob, PriceEntry] = option(
-        "prices by model name or pattern; they come before the shipped ones", default_factory=dict
+    models: Mapping[Glob, PriceEntry | PriceEntries] = option(
+        "prices by model name or pattern, one or a list of them by date; they come before the shipped ones", default_factory=dict
+    )
+    tier: Tier = option("the service tier that the upstream gives to calls which name none (default)", default="default")
+    tools: Mapping[Tier, UsdEach] = option(
+        "what a call of a hosted tool costs, such as web_search; one without a price is refused", default_factory=dict
     )
 
 

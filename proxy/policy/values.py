@@ -249,6 +249,15 @@ UsdPrice = Annotated[
         {"type": "number", "minimum": 0, "maximum": MOST_USD_PRICE},
     ),
 ]
+UsdEach = Annotated[
+    int,
+    Kind(
+        "US dollars for each, such as 0.04 or 0",
+        lambda text: _usd(text, least=0, most=MOST_USD_PRICE),
+        {"type": "number", "minimum": 0, "maximum": MOST_USD_PRICE},
+    ),
+]
+Tier = Annotated[str, shaped("a word of lower-case letters, digits and `_`, at most 32", r"[a-z][a-z0-9_]{0,31}")]
 Name = Annotated[str, shaped(_NAME, r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")]
 Model = Annotated[str, shaped(_MODEL, r"[!-)+->@-~]{1,200}")]
 Glob = Annotated[str, shaped(_GLOB, r"[!-Z\\^-~]{1,200}")]

@@ -29,7 +29,7 @@ _TRIES = 10  # a server begins a new journal every half a minute, or every ten t
 _BUSY_S = 5.0  # readers wait for nobody, but for a server that is just taking a file over
 _TIMES = {"hour": "hour_s", "day": f"hour_s - hour_s % {DAY_S}"}
 _TEXTS: tuple[Column, ...] = ("key", "user", "model", "surface")
-_CLASSES = tuple(Usage.__dataclass_fields__)  # named as the columns are
+_CLASSES = tuple(name for name in Usage.__dataclass_fields__ if name in SUMS)  # named as the columns are, and in their own order
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from proxy.call import Call, Surface
 from proxy.errors import InvalidCall
 
 MOST_CAP = 2**31 - 1
+MOST_TOOL_CALLS = 1000
 _LARGE = 8 << 10  # bytes; a smaller body is sooner written again than looked at around its large value
 _SHORT = 4 << 10  # bytes; a longer body is sooner walked through than searched for each name
 _NEAR = 512  # bytes at either end of a body in which its plain fields are looked for
@@ -223,6 +224,16 @@ def _input(name: str, value: Any) -> None:
         raise InvalidCall("invalid_type", f"The field '{name}' must be a string or a list.", param=name)
 
 
+def _text(name: str, value: Any) -> None:
+    if type(value) is not str:
+        raise InvalidCall("invalid_type", f"The field '{name}' must be a string.", param=name)
+
+
+def _tier(name: str, value: Any) -> None:
+    if type(value) is not str or not re.fullmatch("[a-z][a-z0-9_]{0,31}", value):
+        raise InvalidCall("invalid_value", f"The field '{name}' must be a word such as 'default'.", param=name)
+
+
 def _list(name: str, value: Any) -> None:
     if type(value) is not list:
         raise InvalidCall("invalid_type", f"The field '{name}' must be a list.", param=name)
@@ -243,6 +254,10 @@ _REQUIRED: Mapping[str, tuple[str, ...]] = {
     "responses": (),
     "embeddings": ("model", "input"),
     "moderations": ("input",),
+    "compact": (),
+    "images": (),
+    "speech": ("model", "input"),
+    "transcriptions": ("model",),
 }
 _ANYWHERE: Mapping[str, _Rule] = {
     "model": _model,
@@ -254,6 +269,8 @@ _ANYWHERE: Mapping[str, _Rule] = {
     "stream": _flag,
     "background": _flag,
     "stream_options": _object,
+    "service_tier": _tier,
+    "max_tool_calls": _within(0, MOST_TOOL_CALLS),
 }
 _GENERATING: Mapping[str, _Rule] = {**_ANYWHERE, "n_predict": _shadowing("max_tokens"), "n_cmpl": _shadowing("n")}
 # What a surface is asked with is checked on that surface; on others a field of that name means nothing.
@@ -261,8 +278,12 @@ _RULES: Mapping[str, Mapping[str, _Rule]] = {
     "chat": {**_GENERATING, "messages": _list},
     "completions": {**_GENERATING, "prompt": _input},
     "responses": {**_GENERATING, "input": _input},
+    "compact": {**_GENERATING, "input": _input},
     "embeddings": {**_ANYWHERE, "input": _input},
     "moderations": {**_ANYWHERE, "input": _input},
+    "images": {**_ANYWHERE, "n": _within(1, 10), "partial_images": _within(0, 3), "size": _text, "prompt": _text},
+    "speech": {**_ANYWHERE, "input": _text},
+    "transcriptions": _ANYWHERE,
 }
 
 
@@ -283,7 +304,7 @@ def shape(call: Call) -> None:
         choices = fields.get(name)
         if choices is not None and choices > call.choices:
             call.choices = choices
-    if "prompt" in fields:
+    if "prompt" in fields and surface.name == "completions":
         call.choices *= _prompts(fields["prompt"])
 
 

@@ -61,12 +61,13 @@ _TEXT_ITEMS: Mapping[str, tuple[str, ...]] = {
     "apply_patch_call_output": (),
 }
 # Tools that the app runs itself. Any other is hosted by the upstream, which feeds what it finds back in as input.
-_LOCAL_TOOLS = frozenset({"function", "custom", "namespace", "local_shell", "apply_patch"})
+LOCAL_TOOLS = frozenset({"function", "custom", "namespace", "local_shell", "apply_patch"})
 # Fields whose presence means input that the body does not hold.
 _HIDING: Mapping[str, tuple[str, ...]] = {
     "chat": ("web_search_options", "chat_template"),
     "completions": ("prompt_embeds",),
     "responses": ("previous_response_id", "conversation", "prompt"),
+    "compact": ("previous_response_id", "conversation", "prompt"),
 }
 # Fields that are shown to the model as they are, or nearly.
 _SCHEMAS: Mapping[str, tuple[str, ...]] = {
@@ -218,7 +219,7 @@ class _Found:
         self.tokens += TOOLS_TOKENS
         self.text(value)
         for tool in value if isinstance(value, list) and hostable else ():
-            hosted = isinstance(tool, Mapping) and _word(tool.get("type")) not in _LOCAL_TOOLS
+            hosted = isinstance(tool, Mapping) and _word(tool.get("type")) not in LOCAL_TOOLS
             self.hidden = self.hidden or hosted
 
 
@@ -245,6 +246,7 @@ def _responses(found: _Found, fields: Mapping[str, Any]) -> None:
 _GATHERERS: Mapping[str, Callable[[_Found, Mapping[str, Any]], None]] = {
     "chat": _chat,
     "responses": _responses,
+    "compact": _responses,
     "completions": lambda found, fields: found.prompt(fields.get("prompt")),
     "embeddings": lambda found, fields: found.prompt(fields.get("input")),
     "moderations": lambda found, fields: found.content(fields.get("input")),

@@ -18,21 +18,22 @@ import orjson
 
 from proxy.call import Usage
 from proxy.errors import UpstreamError
-from proxy.wire.said import CALL_KEYS, OUTPUT_KEYS, TEXT_KEYS, called, objects, texts_of
+from proxy.wire.hosted import called
+from proxy.wire.reading import MOST_TEXT_BYTES, Reading
+from proxy.wire.said import CALL_KEYS, OUTPUT_KEYS, TEXT_KEYS, names_and_arguments, objects, texts_of
 from proxy.wire.sse import LATE_LF, Splitter, data_of
-from proxy.wire.usage import doubtful, far_off, read_usage, tail_usage
+from proxy.wire.usage import doubtful, tail_usage, together
 
 MOST_EVENT_BYTES = 8 << 20  # partial images make very long lines; beyond this an event is an attack or a fault
 MOST_WHOLE_BYTES = 1 << 20  # a JSON answer up to here is held back, so that its cost can stand in the head
-MOST_TEXT_BYTES = 8 << 20
 _TAIL_BYTES = 64 << 10  # the usage of a large embeddings answer stands behind its vectors
-
-_MOST_CHOICES = 256  # whose texts are kept apart
 
 _MOST_SEQUENCE = 1 << 53  # what JavaScript can count to; the number after a larger one could not be written
 
 _DONE = b"[DONE]"
 _TERMINAL = frozenset({"response.completed", "response.incomplete", "response.failed"})
+# What ends a stream of images or audio, and carries its usage. Source: facts on the OpenAI API, section 5.
+_WHOLE = frozenset({"image_generation.completed", "image_edit.completed", "speech.audio.done", "transcript.text.done"})
 _CONTENT = b'"content":"'
 _QUOTE, _BACKSLASH, _LF, _CR = b'"\\\n\r'  # what ends a text, or makes it mean another
 _SENTINEL = b"a-text-that-no-upstream-sends"
@@ -47,6 +48,7 @@ class Meter(Protocol):
     usage: the last that made sense; nonsense: a usage block was there and made none, or is far off the text. first_token: output has begun.
     outgrown: more output came behind the usage, of a stream that has not ended.
     unfinished: the answer cannot say what is used: it is a receipt for work that goes on, or too large to be read.
+    tier: what the answer names as its service tier, anything or nothing. calls: of each hosted tool, None where that is not known.
     error: an error the upstream put into its stream before its end, as parsed; from it on nothing comes out.
     """
 
@@ -59,6 +61,8 @@ class Meter(Protocol):
     text: bytearray
     sequence: int
     unfinished: bool
+    tier: Any
+    calls: Mapping[str, int] | None
     error: Any
 
     def texts(self) -> tuple[bytearray, ...]: ...
@@ -73,87 +77,7 @@ class Meter(Protocol):
     def finish(self) -> bytes: ...
 
 
-class _Reading:
-    """What all meters tell."""
-
-    __slots__ = (
-        "_further",
-        "_further_bytes",
-        "ended",
-        "error",
-        "first_token",
-        "model",
-        "nonsense",
-        "sequence",
-        "streams",
-        "text",
-        "unfinished",
-        "usage",
-    )
-
-    def __init__(self, *, streams: bool) -> None:
-        self.streams = streams
-        self.ended = self.nonsense = self.first_token = self.unfinished = False
-        self.usage: Usage | None = None
-        self.model: str | None = None
-        self.error: Any = None
-        self.sequence = self._further_bytes = 0
-        self.text = bytearray()
-        self._further: dict[int, bytearray] | None = None  # text of choices beyond the first
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} ended={self.ended} usage={self.usage} text={len(self.text)}>"
-
-    def repeats(self, data: bytes, at: int, end: int) -> bool:
-        return False
-
-    def texts(self) -> tuple[bytearray, ...]:
-        return (self.text,) if self._further is None else (self.text, *self._further.values())
-
-    def outgrown(self) -> bool:
-        return False
-
-    def _told(self, block: Any) -> None:
-        if block is None:
-            return
-        usage = read_usage(block)
-        if usage is None:
-            self.nonsense = True
-        else:
-            self.usage = usage
-
-    def _wrote(self, piece: Any, choice: Any = None) -> None:
-        if isinstance(piece, str) and piece:
-            self.first_token = True
-            text = self._text_of(choice, len(piece)) if choice else self.text
-            if len(text) < MOST_TEXT_BYTES:
-                text += piece.encode("utf-8", "surrogatepass")
-
-    def _text_of(self, choice: Any, more: int) -> bytearray:
-        """The text of a choice, which grows by so much; of one too many, or that says too much, the first one's, which has a bound."""
-        if self._further is None:
-            self._further = {}
-        self._further_bytes += more
-        if type(choice) is not int or self._further_bytes > MOST_TEXT_BYTES:
-            return self.text
-        if choice not in self._further:
-            if len(self._further) >= _MOST_CHOICES:
-                return self.text
-            self._further[choice] = bytearray()
-        return self._further[choice]
-
-    def _weigh(self) -> None:
-        """Doubt a usage that is far off the text. None at all for some is no usage; ten times too much or too little is noted."""
-        usage = self.usage
-        if usage is None:
-            return
-        if not usage.output_tokens and self.text:
-            self.usage, self.nonsense = None, True
-        elif far_off(usage, sum(map(len, self.texts()))):
-            self.nonsense = True
-
-
-class PassMeter(_Reading):
+class PassMeter(Reading):
     """Bytes that nobody reads: unmetered paths, compressed answers. Their first byte is taken for the first token."""
 
     __slots__ = ()
@@ -170,7 +94,7 @@ class PassMeter(_Reading):
         return b""
 
 
-class BodyMeter(_Reading):
+class BodyMeter(Reading):
     """A JSON answer. Held back while it is small, so that it is either whole or an honest error."""
 
     __slots__ = ("_chunks", "_passing", "_size")
@@ -196,21 +120,24 @@ class BodyMeter(_Reading):
     def finish(self) -> bytes:
         body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         if self._passing:
-            self._told(tail_usage(body))
+            self.told(tail_usage(body))
             self.unfinished = self.usage is None
             self.ended = True
             return b""
         answer = _parsed(body)
         if type(answer) is dict:
-            self._told(answer.get("usage"))
+            self.told(answer.get("usage"))
             usage = self.usage
             model = answer.get("model")
             self.model = model if type(model) is str else None
+            self.tier = answer.get("service_tier")
+            if "output" in answer:
+                self.calls = called(answer["output"])
             self.unfinished = answer.get("status") in ("queued", "in_progress")
             if usage is None or doubtful(usage, self._size):
                 for choice, piece in texts_of(answer):
-                    self._wrote(piece, choice)
-                self._weigh()
+                    self.wrote(piece, choice)
+                self.weigh()
         self.ended = True
         return body
 
@@ -236,7 +163,7 @@ def _speaks_in(before: bytes, behind: bytes) -> bool:
         return False
 
 
-class StreamMeter(_Reading):
+class StreamMeter(Reading):
     """A stream of events. Only whole events leave, so that whatever breaks, no half of one was sent."""
 
     __slots__ = ("_between", "_frame", "_frames_left", "_hide_usage", "_passing", "_splitter", "_told_at")
@@ -309,7 +236,7 @@ class StreamMeter(_Reading):
             raise UpstreamError("upstream_broken", "The upstream's stream broke off before its end.")
         if not self.ended:
             self.ended = True
-            self._weigh()
+            self.weigh()
         return rest
 
     def _see(self, event: bytes) -> bool:
@@ -320,7 +247,7 @@ class StreamMeter(_Reading):
             self._passing = self.error is None and self._read(event)
             if self.ended or self.error is not None:
                 self._frame, self._frames_left = None, 0
-                self._weigh()
+                self.weigh()
         return self._passing
 
     def _read(self, event: bytes) -> bool:
@@ -334,7 +261,7 @@ class StreamMeter(_Reading):
             said = orjson.loads(data)
         except orjson.JSONDecodeError:
             # Not ours to judge: it passes. But what is not known is not nothing, so all of it counts as text.
-            self._wrote(data.decode("utf-8", "replace"))
+            self.wrote(data.decode("utf-8", "replace"))
             return True
         if type(said) is not dict:
             return True
@@ -346,7 +273,7 @@ class StreamMeter(_Reading):
             self._number(said.get("sequence_number"))
         if (error or kind == "error") and not self.ended:
             self.error = error or said
-            self._told(said.get("usage"))
+            self.told(said.get("usage"))
             return False
         if isinstance(kind, str):
             self._read_typed(kind, said)
@@ -356,39 +283,48 @@ class StreamMeter(_Reading):
         """A chunk of chat or completions."""
         if self.model is None and isinstance(said.get("model"), str):
             self.model = said["model"]
+        self.tier = said.get("service_tier", self.tier)
         choices = said["choices"]
         for choice in objects(choices):
             delta, number = choice.get("delta"), choice.get("index")
             if type(delta) is dict:
                 for key, value in delta.items():  # `pieces_of`, without its generator: this runs for every token
                     if key in TEXT_KEYS:
-                        self._wrote(value, number)
+                        self.wrote(value, number)
                     elif key in CALL_KEYS:
-                        for piece in called(value):
-                            self._wrote(piece, number)
+                        for piece in names_and_arguments(value):
+                            self.wrote(piece, number)
             else:
-                self._wrote(choice.get("text"), number)
+                self.wrote(choice.get("text"), number)
         block = said.get("usage")
         if block is None:
             if self._frames_left:
                 self._remember(event, choices)
             return True
-        self._told(block)
+        self.told(block)
         self._told_at = sum(map(len, self.texts()))
         return not (self._hide_usage and choices == [])
 
     def _read_typed(self, kind: str, said: Mapping[str, Any]) -> None:
-        """An event of responses."""
+        """An event of responses, images or audio."""
         if kind.endswith(".delta"):
-            self._wrote(said.get("delta"))
+            self.first_token = True
+            self.wrote(said.get("delta"))
         elif kind.endswith(".partial_image"):
             self.first_token = True
+        elif kind in _WHOLE:
+            before, self.usage = self.usage, None  # of the picture before this one, in a stream of several
+            self.told(said.get("usage"))
+            self.usage = together(before, self.usage) if before is not None and self.usage is not None else self.usage
+            self.ended = self.first_token = True
         response = said.get("response")
         if isinstance(response, dict):
             if self.model is None and isinstance(response.get("model"), str):
                 self.model = response["model"]
             if kind in _TERMINAL:
-                self._told(response.get("usage"))
+                self.tier = response.get("service_tier")
+                self.calls = called(response.get("output"))
+                self.told(response.get("usage"))
                 self.ended = True
             self.unfinished = not self.ended and response.get("background") is True
 

@@ -26,10 +26,10 @@ def pieces_of(holder: Mapping[str, Any]) -> Iterator[Any]:
         if key in TEXT_KEYS:
             yield value
         elif key in CALL_KEYS:
-            yield from called(value)
+            yield from names_and_arguments(value)
 
 
-def called(value: Any) -> Iterator[Any]:
+def names_and_arguments(value: Any) -> Iterator[Any]:
     """Names and arguments of tool calls, of the one call of old, and the words of what was spoken."""
     for said in objects(value if isinstance(value, list) else [value]):
         function = said.get("function")

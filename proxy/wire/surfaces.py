@@ -5,6 +5,7 @@ what is matched is what is sent upstream, so nothing is decoded or tidied up; an
 """
 
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 
 from proxy.call import Surface
@@ -39,11 +40,38 @@ SURFACES: tuple[Surface, ...] = (
         has_output=True,
         model_required=False,  # a stored prompt may name it
     ),
+    Surface(name="compact", path="/v1/responses/compact", has_output=True, model_required=False),
     Surface(name="embeddings", path="/v1/embeddings"),
-    Surface(name="moderations", path="/v1/moderations", model_required=False),
+    Surface(name="moderations", path="/v1/moderations", model_required=False, default_model="omni-moderation-latest"),
+    Surface(name="images", path="/v1/images/generations", fanout=("n",), streams=True, has_output=True, model_required=False),
+    Surface(name="images", path="/v1/images/edits", fanout=("n",), streams=True, has_output=True, model_required=False, form=True),
+    Surface(name="images", path="/v1/images/variations", fanout=("n",), has_output=True, model_required=False, form=True),
+    Surface(name="speech", path="/v1/audio/speech", streams=True, has_output=True),
+    Surface(name="transcriptions", path="/v1/audio/transcriptions", streams=True, has_output=True, form=True),
+    Surface(name="transcriptions", path="/v1/audio/translations", has_output=True, form=True),
+    # Free by nature: they show, count, end or delete what a metered call made.
+    Surface(name="stored_responses", path="/v1/responses/input_tokens", metered=False, model_required=False),
+    Surface(name="stored_responses", path="/v1/responses/*", methods=("GET", "DELETE"), metered=False, model_required=False),
+    Surface(name="stored_responses", path="/v1/responses/*/cancel", metered=False, model_required=False),
+    Surface(name="stored_responses", path="/v1/responses/*/input_items", methods=("GET",), metered=False, model_required=False),
     Surface(name="models", path="/v1/models", methods=("GET",), metered=False, model_required=False),
     Surface(name="models", path="/v1/models/*", methods=("GET",), metered=False, model_required=False),
 )
+
+# Why a path below these has no meter: what it costs cannot be told from the call.
+_WHY: Mapping[str, str] = {
+    "/v1/batches": "A batch is charged later, for what its file asks for, which the call does not show.",
+    "/v1/files": "A file may be a batch or training data, and is charged for when it is used or kept.",
+    "/v1/uploads": "A file may be a batch or training data, and is charged for when it is used or kept.",
+    "/v1/fine_tuning": "A training job is charged later, for what its file holds and how often it is gone through.",
+    "/v1/videos": "A video is charged by the second, after the call.",
+    "/v1/realtime": "A realtime session is charged as it goes on, beside the call that opens it.",
+    "/v1/vector_stores": "A vector store is charged by its size and by the day.",
+    "/v1/containers": "A container is charged for as long as it lives.",
+    "/v1/assistants": "What an assistant runs is charged after the call.",
+    "/v1/threads": "What an assistant runs is charged after the call.",
+    "/v1/evals": "A run of an eval is charged after the call.",
+}
 
 # What `unmetered` lets pass as bytes.
 PASSTHROUGH = Surface(
@@ -54,8 +82,8 @@ PASSTHROUGH = Surface(
     model_required=False,
 )
 
-_EXACT = {s.path: s for s in SURFACES if not s.path.endswith("*")}
-_PREFIX = tuple((s.path[:-1], s) for s in SURFACES if s.path.endswith("*"))
+_EXACT = {s.path: s for s in SURFACES if "*" not in s.path}
+_PATTERNS = tuple((re.compile(re.escape(s.path).replace(r"\*", "[^/]+") + r"\Z"), s) for s in SURFACES if "*" in s.path)
 
 # The characters of RFC 3986's path that have one reading everywhere.
 _SANE = re.compile(r"(?:/[A-Za-z0-9._~!$&'()*+,=:@%-]+)+\Z")
@@ -84,4 +112,9 @@ def surface_of(path: str) -> Surface | None:
     found = _EXACT.get(path)
     if found is not None:
         return found
-    return next((s for prefix, s in _PREFIX if path.startswith(prefix) and "/" not in path[len(prefix) :]), None)
+    return next((s for pattern, s in _PATTERNS if pattern.match(path)), None)
+
+
+def why_unmetered(path: str) -> str:
+    """A sentence on why a path has no meter, or "" where there is nothing to say."""
+    return next((why for start, why in _WHY.items() if path == start or path.startswith(start + "/")), "")

@@ -5,7 +5,9 @@ Source: facts on the OpenAI API, section 3.
 """
 
 import json
+import math
 import re
+from decimal import Decimal
 from typing import Any
 
 from proxy.call import Usage
@@ -23,7 +25,7 @@ def count(value: Any) -> int | None:
 
 
 def read_usage(block: Any) -> Usage | None:
-    """The usage in a `usage` object of chat, completions, responses or embeddings. None when it says nothing that makes sense."""
+    """The usage in a `usage` object of any surface. None when it says nothing that makes sense."""
     if type(block) is not dict:
         return None
     get = block.get
@@ -31,7 +33,7 @@ def read_usage(block: Any) -> Usage | None:
     if told is None:
         told = get("input_tokens")
     if type(told) is not int or not 0 <= told < _ABSURD:
-        return None
+        return _duration(get("seconds")) if told is None and get("type") == "duration" else None
     written = get("completion_tokens")
     if written is None:
         written = get("output_tokens")
@@ -39,17 +41,30 @@ def read_usage(block: Any) -> Usage | None:
         written = _left(get("total_tokens"), told)
     if type(written) is not int or not 0 <= written < _ABSURD:
         return None
-    inputs = get("prompt_tokens_details") or get("input_tokens_details")
+    inputs = get("prompt_tokens_details") or get("input_tokens_details") or get("input_token_details")
     outputs = get("completion_tokens_details") or get("output_tokens_details")
-    cached = cache_write = audio_in = audio_out = reasoning = 0
+    cached = cache_write = audio_in = audio_out = reasoning = image_in = image_out = 0
     if type(inputs) is dict and any(inputs.values()):
         cached = _part(inputs.get("cached_tokens"), told)
         cache_write = _part(inputs.get("cache_write_tokens"), told)
         audio_in = _part(inputs.get("audio_tokens"), told)
+        image_in = _part(inputs.get("image_tokens"), told)
     if type(outputs) is dict and any(outputs.values()):
         audio_out = _part(outputs.get("audio_tokens"), written)
         reasoning = _part(outputs.get("reasoning_tokens"), written)
-    return Usage(told, written, cached, cache_write, audio_in, audio_out, reasoning)
+        image_out = _part(outputs.get("image_tokens"), written)
+    return Usage(told, written, cached, cache_write, audio_in, audio_out, reasoning, image_in, image_out)
+
+
+def together(one: Usage, other: Usage) -> Usage:
+    """What two parts of one call used."""
+    return Usage(*(getattr(one, name) + getattr(other, name) for name in Usage.__slots__))
+
+
+def _duration(seconds: Any) -> Usage | None:
+    """Usage in milliseconds of audio, begun ones counted."""
+    known = type(seconds) in (int, float) and 0 <= seconds < _ABSURD
+    return Usage(units=math.ceil(Decimal(str(seconds)) * 1000)) if known else None
 
 
 def _part(value: Any, whole: int) -> int:

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from policies.on_disconnect import OnDisconnect
-from proxy.call import Drain
 from proxy.policy.scalar import Wrong
+from proxy.timeouts import Drain
 from tests.policies.calls import a_call
 
 

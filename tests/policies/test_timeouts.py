@@ -5,8 +5,8 @@ from itertools import permutations
 import pytest
 
 from policies.timeouts import Timeouts
-from proxy.call import Timeouts as Deadlines
 from proxy.policy.scalar import Wrong
+from proxy.timeouts import Timeouts as Deadlines
 from tests.policies.calls import a_call
 
 

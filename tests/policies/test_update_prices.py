@@ -22,6 +22,19 @@ SAMPLE = """{
   "ft:misnamed": {"mode": "chat", "input_cost_per_token": 4e-06, "cache_creation_input_token_cost": 2e-06, "output_cost_per_token": 1e-05},
   "odd name: x": {"mode": "completion", "input_cost_per_token": 4e-07, "output_cost_per_token": 4e-07},
   "per-image": {"mode": "image_generation", "input_cost_per_image": 0.009},
+  "painter": {"mode": "image_generation", "input_cost_per_token": 5e-06, "input_cost_per_image_token": 1e-05,
+              "output_cost_per_image_token": 4e-05},
+  "high/1024-x-1536/painter": {"mode": "image_generation", "input_cost_per_image": 0.25},
+  "high/1024-x-1024/painter": {"mode": "image_generation", "input_cost_per_image": 0.167},
+  "low/1024-x-1024/painter": {"mode": "image_generation", "input_cost_per_image": 0.5},
+  "ears": {"mode": "audio_transcription", "input_cost_per_second": 0.000283333333333},
+  "mouth": {"mode": "audio_speech", "input_cost_per_character": 1.5e-05},
+  "seeker-search-preview": {"mode": "chat", "input_cost_per_token": 1e-06, "output_cost_per_token": 1e-06, "max_output_tokens": 4096,
+            "search_context_cost_per_query": {"search_context_size_low": 0.025, "search_context_size_high": 0.05}},
+  "reader": {"mode": "chat", "input_cost_per_token": 2e-06, "output_cost_per_token": 8e-06, "input_cost_per_token_flex": 1e-06,
+            "output_cost_per_token_flex": 4e-06, "input_cost_per_token_priority": 3e-06, "output_cost_per_token_priority": 2e-05,
+            "input_cost_per_token_above_272k_tokens": 4e-06, "output_cost_per_token_above_272k_tokens": 1.2e-05,
+            "input_cost_per_token_above_272k_tokens_flex": 2e-06, "output_cost_per_token_above_272k_tokens_flex": 6e-06},
   "per-session": {"mode": "chat"},
   "per-hour": {"mode": "chat", "input_cost_per_token": null, "output_cost_per_token": 1e-06},
   "elsewhere": {"mode": "chat", "input_cost_per_token": 1e-06, "output_cost_per_token": 1e-06, "litellm_provider": "azure"}
@@ -32,10 +45,17 @@ as_of: 2026-11-22
 source: "a sample"
 models:
   alpha: {input: "150.00", cache_write: "187.50", output: "600.00", audio_input: "32.00"}
+  ears: {input: "0.00", output: "0.00", second: "0.000283334"}
   embed: {input: "0.02", output: "0.00"}
   free: {input: "0.00", output: "0.00"}
   ft:misnamed: {input: "4.00", output: "10.00"}
+  mouth: {input: "0.00", output: "0.00", character: "0.000015"}
   "odd name: x": {input: "0.40", output: "0.40"}
+  painter: {input: "5.00", output: "40.00", image_input: "10.00", image_output: "40.00", most_output: 6250}
+  reader: {input: "2.00", output: "8.00", long: {above: 272000, input: "4.00", output: "12.00"}, tiers: {flex: {input: "1.00", \
+output: "4.00", long: {above: 272000, input: "2.00", output: "6.00"}}, priority: {input: "3.00", output: "20.00", long: {above: \
+272000, input: "4.00", output: "20.00"}}}}
+  seeker-search-preview: {input: "1.00", output: "1.00", call: "0.05", most_output: 4096}
   zeta-1: {input: "2.00", cached_input: "0.50", output: "8.00", context: 128000}
 """
 
@@ -72,6 +92,7 @@ def test_what_is_written_can_be_read_back() -> None:
             "cached input costs more",
         ),
         ('{"mode": "audio_speech"}', "no model"),
+        ('{"mode": "video_generation", "output_cost_per_second": 0.1}', "no model"),
     ],
 )
 def test_a_source_that_cannot_be_right_writes_nothing(entry: str, reason: str) -> None:

@@ -1,6 +1,7 @@
 """Policies shape a call in any order to the same end, and what it may cost is never less than what it does."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import permutations
 from typing import Any
 
@@ -8,7 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proxy.call import UNBOUNDED, Call, Clamp, Price, Timeouts, Usage
+from proxy.call import Call, Clamp, Price, Usage
+from proxy.timeouts import UNBOUNDED, Timeouts
 from proxy.wire.body import parse, patched, shape
 from proxy.wire.surfaces import SURFACES
 
@@ -210,7 +212,12 @@ def test_cost_is_rounded_up_once() -> None:
 
 
 AMOUNTS = st.integers(0, 10**12)
-PRICES = st.builds(Price, **{name: AMOUNTS for name, field in Price.__dataclass_fields__.items() if field.init})
+AMOUNTS_OF = {name: AMOUNTS for name, of in Price.__dataclass_fields__.items() if of.init and of.type is int}
+PLAIN_PRICES = st.builds(Price, **AMOUNTS_OF)
+LONG_PRICES = st.builds(lambda price, long: replace(price, long=long), PLAIN_PRICES, PLAIN_PRICES)
+PRICES = st.builds(
+    lambda price, also: replace(price, also=also), LONG_PRICES | PLAIN_PRICES, st.lists(LONG_PRICES, max_size=2).map(tuple)
+)
 TOKENS = st.integers(0, 10**7)
 USAGES = st.builds(Usage, **dict.fromkeys(Usage.__slots__, TOKENS))
 
@@ -218,8 +225,9 @@ USAGES = st.builds(Usage, **dict.fromkeys(Usage.__slots__, TOKENS))
 @PATIENT
 @given(price=PRICES, usage=USAGES, more=TOKENS)
 def test_what_a_call_may_cost_is_never_less_than_what_it_does(price: Price, usage: Usage, more: int) -> None:
-    worst = price.worst_nanousd(input_tokens=usage.input_tokens + more, output_tokens=usage.output_tokens)
-    assert 0 <= price.cost_nanousd(usage) <= worst
+    worst = price.worst_nanousd(input_tokens=usage.input_tokens + more, output_tokens=usage.output_tokens, units=usage.units + more)
+    for billed in (price, *price.also):
+        assert 0 <= billed.cost_nanousd(usage) <= worst
 
 
 def test_what_is_held_counts_every_choice_at_its_cap() -> None:

@@ -8,10 +8,11 @@ from typing import Any
 import orjson
 import pytest
 
-from proxy.call import Call, Drain
+from proxy.call import Call
 from proxy.deadlines import Sweep
 from proxy.departure import Departures, hear_out
 from proxy.telemetry.trace import TRACE_BYTES, continue_trace
+from proxy.timeouts import Drain
 from proxy.trip import Trip
 from proxy.upstream.contract import Take, TakeChunk
 from proxy.wire.meter import BodyMeter, Meter, StreamMeter

@@ -19,7 +19,7 @@ from proxy.trip import Trip
 from proxy.wire.body import patched
 from proxy.wire.request import RequestHead
 from tests.clock import FakeClock
-from tests.proxy.policy.files import with_policies
+from tests.proxy.policy.files import HEAD, compiled, with_policies
 
 RULES = with_policies(
     "{name: caps, max_tokens: {cap: 100, when_over: clamp}}",
@@ -36,7 +36,7 @@ class Door:
         self._policies = policies
         self._fresh = fresh
         unused: Any = None
-        clock = FakeClock()
+        clock = self.clock = FakeClock()
         self._admission = Admission(MemoryStore(clock), unused, clock, unused, body_s=1.0, pseudonym="tollhouse")
         self._head = RequestHead(method="POST", target=path, headers={"content-type": "application/json"}, keep=True, modern=True)
         self._head.known = True
@@ -167,3 +167,38 @@ def test_a_large_body_is_not_learnt_from_and_meets_what_a_small_one_taught() -> 
     assert [door.admit(chat(said("x" * 100_000))).parts for _ in range(3)] == [(), (), ()]
     door.admit(chat(said("small")))
     assert len(door.admit(chat(said("x" * 100_000))).parts) == 3
+
+
+def test_a_service_tier_decides_the_price_in_a_known_outline_too() -> None:
+    door, fresh = Door(), Door(fresh=True)
+    for text in ("one", "two"):
+        for tier in ("default", "priority", "flex"):
+            body = orjson.dumps({"model": "gpt-5-mini", "messages": said(text), "service_tier": tier})
+            call = door.admit(body)
+            assert call.price == fresh.admit(body).price == RULES.prices.find("gpt-5-mini", tier)
+            assert (call.parts != ()) is (text == "two")
+    plain = orjson.dumps({"model": "gpt-5-mini", "messages": said("three")})
+    assert door.admit(plain).price == RULES.prices.find("gpt-5-mini")
+
+
+def test_what_hosted_tools_may_cost_is_found_out_for_each_body() -> None:
+    policies = compiled(HEAD + "prices: {tools: {web_search: 0.01}}\n")
+    door, fresh = Door(policies), Door(policies, fresh=True)
+    for text in ("one", "two"):
+        body = chat(said(text), web_search_options={})
+        assert door.told(body) == fresh.told(body)
+        assert door.admit(body).tools == (("web_search", 10_000_000),)
+
+
+def test_a_price_that_begins_to_hold_is_no_longer_the_one_that_was_remembered() -> None:
+    policies = compiled(
+        HEAD + "prices: {models: {gpt-4.1-mini: [{input: 1, output: 1}, {input: 2, output: 2, from: 2027-01-16}]}}\n"
+    )
+    door = Door(policies)  # its clock stands at 2027-01-15 08:00 UTC
+    prices = []
+    for text in ("one", "two"):
+        prices.append(door.admit(chat(said(text))).price)
+    door.clock.advance(16 * 3600)
+    for text in ("three", "four"):
+        prices.append(door.admit(chat(said(text))).price)
+    assert [price.input for price in prices if price is not None] == [10**9, 10**9, 2 * 10**9, 2 * 10**9]

@@ -367,7 +367,7 @@ async def test_a_path_without_a_meter_is_refused_and_passes_when_the_file_lists_
     kind = {"authorization": "Bearer app-key", "content-type": "multipart/form-data; boundary=b"}
     async with FakeUpstream(default=json_answer(200, {"id": "file-1"})) as upstream:
         async with House(policy(more='unmetered: ["/v1/files*"]'), upstream.url + "/v1", tmp_path) as house:
-            refused, _, why = await house.request("POST", "/v1/images/generations", body=b"{}", headers=kind)
+            refused, _, why = await house.request("POST", "/v1/videos", body=b"{}", headers=kind)
             status, _, body = await house.request("POST", "/v1/files?purpose=vision", body=upload, headers=kind)
             got, _, _ = await house.request("GET", "/v1/files/file-1/content", headers={"authorization": "Bearer app-key"})
     assert (refused, error_of(why)["code"]) == (403, "path_not_metered")

@@ -7,10 +7,10 @@ from typing import Any
 import orjson
 import pytest
 
-from proxy.call import Timeouts
 from proxy.deadlines import Watch
 from proxy.errors import UpstreamError
 from proxy.relay import relay
+from proxy.timeouts import Timeouts
 from proxy.upstream.contract import Take, TakeChunk
 from proxy.wire.meter import MOST_WHOLE_BYTES, BodyMeter, Meter, PassMeter, StreamMeter
 

@@ -117,6 +117,27 @@ def test_prices_are_exact_and_an_absent_class_is_not_free(prices: str, model: st
     assert policies.deny_unpriced is ("unknown: free" not in prices and "unknown: {" not in prices)
 
 
+EVERY_WORD = """prices:
+  tier: flex
+  tools: {web_search: 0.01}
+  models:
+    a: {input: 1, output: 2, image_output: 3, tiers: {flex: {input: 0.5, output: 1}}, long: {above: 100, input: 4, output: 5}}
+    b: [{input: 1, output: 1}, {from: 2026-12-01, input: 0, output: 0, second: 0.0001, call: 0.5}]
+"""
+
+
+def test_prices_have_tiers_long_inputs_units_and_dates() -> None:
+    prices = compiled(HEAD + EVERY_WORD).prices
+    a, dated_s = prices.find("a", "default"), datetime(2026, 12, 1, tzinfo=UTC).timestamp()
+    assert a is not None
+    assert a.long is not None
+    assert (a.image_output, a.long_above, a.long.input, a.tiers["flex"].output) == (3 * 10**9, 100, 4 * 10**9, 10**9)
+    assert (prices.tier, prices.tools) == ("flex", {"web_search": 10**7})
+    before, after = (prices.at(dated_s + seconds).find("b", "default") for seconds in (-1, 0))
+    assert before == Price(*[10**9] * 6)
+    assert after == Price(*[0] * 6, unit=100_000_000, call=500_000_000)
+
+
 def test_a_key_expires_at_the_beginning_of_its_day_in_utc() -> None:
     policies = compiled(HEAD + "  - {id: x, hash: 'sha256:" + "0" * 64 + "', expires: 2027-01-01}\n")
     assert policies.keys.keys[1].expires_s == datetime(2027, 1, 1, tzinfo=UTC).timestamp()

@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.call import Call, Principal, Timeouts
+from proxy.call import Call, Principal
 from proxy.errors import Refusal
 from proxy.policy.contract import Balance, Clause
 from proxy.policy.policyset import DEFAULT_BODY_BYTES, Globs, PolicySet
+from proxy.timeouts import Timeouts
 from tests.policies.calls import a_call
 from tests.proxy.policy.files import compiled, with_policies
 

@@ -1,6 +1,9 @@
 """What a model costs is exact, is never guessed, and is the platform team's own number where they gave one."""
 
+import math
+from dataclasses import replace
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
@@ -72,7 +75,9 @@ def test_a_price_names_its_plain_classes_and_no_unknown_one(classes: dict[str, s
     ],
 )
 def test_the_shipped_table_knows_what_openai_asks(model: str, input: str, cached: str, output: str) -> None:
-    assert SHIPPED.find(model) == usd(input, output, cached)
+    price = SHIPPED.find(model)
+    assert price is not None
+    assert replace(price, tiers={}) == usd(input, output, cached)
 
 
 def test_the_shipped_table_is_whole_and_plausible() -> None:
@@ -80,8 +85,12 @@ def test_the_shipped_table_is_whole_and_plausible() -> None:
     for model, price in SHIPPED.listed.items():
         assert all(type(getattr(price, name)) is int and getattr(price, name) >= 0 for name in CLASSES), model
         assert price.cached_input <= price.input <= price.cache_write, model
-        assert price.input > 0 or model.startswith("omni-moderation"), model
+        assert price.input > 0 or price.unit > 0 or model.startswith("omni-moderation"), model
+        for dearer in (price.long, *(tier.long for tier in price.tiers.values())):
+            assert dearer is None or dearer.input > 0 < dearer.output, model
+        assert price.long is None or price.long.input >= price.input, model
     assert all(limit > 1000 for limit in SHIPPED.contexts.values())
+    assert all(limit > 1000 for limit in SHIPPED.outputs.values())
 
 
 def test_audio_tokens_have_a_price_of_their_own() -> None:
@@ -191,3 +200,89 @@ def test_names_that_clients_make_up_are_not_remembered_without_end() -> None:
 
 def test_a_table_says_what_it_holds() -> None:
     assert repr(SHIPPED.with_overrides({"a": usd("1", "2")})).endswith("own=1 unknown without a price>")
+
+
+# ---- service tiers, long contexts, dates ----
+
+TIERED = """as_of: 2026-11-22
+models:
+  m: {input: "2.00", output: "8.00", tiers: {flex: {input: "1.00", output: "4.00"}, priority: {input: "4.00", output: "16.00"}}}
+  own: {input: "0.00", output: "0.00"}
+"""
+READ = Usage(input_tokens=1_000_000)
+
+
+def tiered(**more: Any) -> PriceTable:
+    return PriceTable.parse(TIERED.encode()).with_overrides({}, **more)
+
+
+@pytest.mark.parametrize(
+    ("asked", "configured", "held", "by_answer"),
+    [
+        (None, "default", 2, {None: 2, "default": 2, "flex": 1, "priority": 4, "scale": 2}),
+        ("auto", "default", 2, {None: 2}),
+        ("default", "priority", 2, {None: 2}),
+        (None, "priority", 4, {None: 4, "default": 2, "priority": 4, "scale": 4}),
+        ("priority", "default", 4, {None: 4, "default": 2, "flex": 1}),
+        ("fast", "default", 4, {"priority": 4, "default": 2}),
+        ("flex", "default", 2, {None: 2, "flex": 1, "default": 2}),
+    ],
+)
+def test_a_tier_is_held_at_the_dearest_that_may_apply_and_billed_at_the_one_that_answers(
+    asked: str | None, configured: str, held: int, by_answer: dict[str | None, int]
+) -> None:
+    price = tiered(tier=configured).find("m", asked)
+    assert price is not None
+    assert price.worst_nanousd(input_tokens=1_000_000, output_tokens=0) == held * 10**9
+    assert {tier: price.billed(tier).cost_nanousd(READ) for tier in by_answer} == {t: usd * 10**9 for t, usd in by_answer.items()}
+
+
+def test_a_tier_without_a_price_costs_what_unknown_says_and_never_nothing() -> None:
+    assert tiered().find("m", "scale") is None
+    assert tiered(unknown=usd("0", "0")).find("m", "scale") is None
+    rated = tiered(unknown=usd("7", "9")).find("m", "scale")
+    assert rated is not None
+    assert rated.worst_nanousd(input_tokens=1_000_000, output_tokens=0) == 7 * 10**9
+    assert rated.billed("scale").cost_nanousd(READ) == 7 * 10**9
+    assert rated.billed("default").cost_nanousd(READ) == 2 * 10**9
+    assert tiered(unknown=usd("7", "9")).find("no-such-model", "scale") == usd("7", "9")
+
+
+def test_a_model_that_costs_nothing_does_so_at_any_tier() -> None:
+    assert tiered().find("own", "scale") == usd("0", "0")
+
+
+def test_a_call_without_a_model_costs_what_unknown_says() -> None:
+    assert tiered().find(None) is None
+    assert tiered(unknown=usd("7", "9")).find(None) == usd("7", "9")
+
+
+def test_a_price_holds_from_its_day_on() -> None:
+    table = tiered(dated=[(200.0, "m", usd("3", "9")), (100.0, "m", usd("5", "9")), (200.0, "n-*", usd("1", "1"))])
+    found = {at: table.at(at).find("m") for at in (0.0, 99.9, 100.0, 199.9, 200.0, 999.0)}
+    assert {at: price.input // 10**9 for at, price in found.items() if price is not None} == {
+        0.0: 2,
+        99.9: 2,
+        100.0: 5,
+        199.9: 5,
+        200.0: 3,
+        999.0: 3,
+    }
+    assert table.at(199.9).find("n-1") is None
+    assert table.at(200.0).find("n-1") == usd("1", "1")
+    assert [table.holds_until_s(at) for at in (0.0, 100.0, 200.0)] == [100.0, 200.0, math.inf]
+    assert table.version == table.at(999.0).version != tiered().version
+
+
+def test_units_are_priced_in_whole_nanodollars_and_never_for_less() -> None:
+    assert price_of({"input": "0", "output": "0", "image": "0.04"}).cost_nanousd(Usage(units=2)) == 80_000_000
+    assert price_of({"input": "0", "output": "0", "character": "0.000015"}).cost_nanousd(Usage(units=3)) == 45_000
+    assert price_of({"input": "0", "output": "0", "second": "0.000283334"}).cost_nanousd(Usage(units=1500)) == 425_001
+    assert price_of({"input": "1", "output": "1", "call": "0.025"}).cost_nanousd(Usage(input_tokens=1)) == 25_001_000
+
+
+def test_a_long_input_makes_the_whole_call_dear_and_is_held_for_where_it_can_be() -> None:
+    price = price_of({"input": "1", "output": "2", "long": {"above": "1000", "input": "2", "output": "3"}})
+    assert [price.cost_nanousd(Usage(read, 10)) for read in (1000, 1001)] == [1000 * 1000 + 20_000, 1001 * 2000 + 30_000]
+    assert price.worst_nanousd(input_tokens=1000, output_tokens=10) == 1000 * 1000 + 20_000
+    assert price.worst_nanousd(input_tokens=1001, output_tokens=10) == 1001 * 2000 + 30_000

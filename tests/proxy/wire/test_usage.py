@@ -96,7 +96,12 @@ def test_usage_is_read_in_every_spelling(block: Any, expected: Usage) -> None:
         {"prompt_tokens": 10},
         {"prompt_tokens": 10, "total_tokens": 9},
         {"prompt_tokens": 10, "total_tokens": "ten"},
-        {"type": "duration", "seconds": 3},
+        {"type": "duration", "seconds": -3},
+        {"type": "duration", "seconds": "3"},
+        {"type": "duration", "seconds": True},
+        {"type": "duration", "seconds": float("inf")},
+        {"type": "duration"},
+        {"seconds": 3},
     ],
     ids=repr,
 )
