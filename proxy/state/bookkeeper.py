@@ -28,8 +28,8 @@ class Bookkeeper:
     failures: writes of the journal that failed; last_failure: why the last one did. open_holds: by id.
     """
 
-    def __init__(self, directory: Path, clock: Clock, *, generation: int, wrote: Callable[[], None]) -> None:
-        """Errors: OSError."""
+    def __init__(self, directory: Path, clock: Clock, *, generation: int, room: int, wrote: Callable[[], None]) -> None:
+        """room: of each journal. Errors: OSError."""
         self._directory = directory
         self._clock = clock
         self._wrote = wrote
@@ -40,7 +40,8 @@ class Bookkeeper:
         ] = []  # what was settled and is yet to be written
         self._last_id = 0
         self._pending: dict[Tally, int] = {}  # what those held of limits that refuse, which on the disk they still do
-        self.journal = Journal(directory, generation)
+        self._room = room
+        self.journal = Journal(directory, generation, room=room)
         self.open_holds: dict[int, MemoryReservation] = {}
         self.closed = False
         self.failures = 0
@@ -119,7 +120,7 @@ class Bookkeeper:
 
     def turn(self) -> tuple[Totals, list[OpenHold], Journal]:
         """Begin a new journal. The sums of those before it, what is open where it begins, and the last of them. Errors: OSError."""
-        following = Journal(self._directory, self.journal.generation + 1)
+        following = Journal(self._directory, self.journal.generation + 1, room=self._room)
         now_s = self._clock.wall_s()
         for reservation in [one for one in self.open_holds.values() if one.began_s + one.lasts_s < now_s]:
             self._expire(reservation)

@@ -4,13 +4,15 @@
     W n json                              holder n is …        U w hour source numbers     a holder's calls used so much
     H id w began expires quota:amount …   a call holds …       D quota:amount …            spent without a hold
 
-A line begins with its CRC-32, so that one that was torn or has rotted is told from the others. What was written is safe from the death
-of this process at once, since the kernel has it, and from that of the machine after the next `sync`. The rule a reader could break: a
-hold is written before anything that it allows is done; a settlement may wait, for until then its hold stands, which is no less.
+A line begins with its CRC-32, so that one that was torn or has rotted is told from the others. The file is mapped into memory, its room
+taken beforehand: what was written is safe from the death of this process at once, since the pages are the kernel's, and from that of the
+machine after the next `sync`. The rule a reader could break: a hold is written before anything that it allows is done; a settlement may
+wait, for until then its hold stands, which is no less.
 """
 
 import os
 from collections.abc import Mapping, Sequence
+from mmap import mmap
 from pathlib import Path
 from zlib import crc32
 
@@ -20,6 +22,7 @@ from proxy.state.contract import Holder
 from proxy.state.counters import QuotaHold, Tally
 from proxy.state.totals import UsageKey
 
+ROOM_BYTES = 2 << 20  # twice of what a journal holds when the next is begun
 _PREFIX = "journal-"
 
 
@@ -34,19 +37,25 @@ def generations(directory: Path) -> list[int]:
 
 
 class Journal:
-    """The file that is appended to, of one generation. Plain calls; `sync` blocks for milliseconds and may run in a thread.
+    """The file that is written to, of one generation. Plain calls; `sync` blocks for milliseconds and may run in a thread.
 
-    size: bytes written. dirty: something was written since the last sync began. Errors of all that writes: OSError; what was to be
-    written is not in the file then.
+    room: bytes of disk to take beforehand; it grows when they are used up. size: bytes written. dirty: something was written since the
+    last sync began. Errors of all that writes: OSError, where the disk has no more room; what was to be written is not in the file then.
     """
 
-    __slots__ = ("_broken", "_fd", "_holders", "_quotas", "dirty", "generation", "size")
+    __slots__ = ("_fd", "_holders", "_map", "_quotas", "_room", "dirty", "generation", "size")
 
-    def __init__(self, directory: Path, generation: int) -> None:
-        self._fd = os.open(path_of(directory, generation), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    def __init__(self, directory: Path, generation: int, *, room: int = ROOM_BYTES) -> None:
+        self._fd = os.open(path_of(directory, generation), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(self._fd, 0, room)
+            self._map = mmap(self._fd, room)
+        except BaseException:
+            os.close(self._fd)
+            raise
+        self._room = room
         self._quotas: dict[Tally, int] = {}
         self._holders: dict[Holder, int] = {}
-        self._broken = False
         self.generation = generation
         self.size = 0
         self.dirty = False
@@ -97,23 +106,22 @@ class Journal:
             self._write(b"".join(lines))
 
     def _write(self, data: bytes) -> None:
-        if self._broken:
-            data = b"\n" + data  # what was torn ends here
-        written = 0
+        start, end = self.size, self.size + len(data)
+        if end > self._room:
+            self._grow(2 * end)
+        self._map[start:end] = data
+        self.size = end
+        self.dirty = True
+
+    def _grow(self, room: int) -> None:
         try:
-            written = os.write(self._fd, data)
-            if written < len(data):
-                raise OSError(f"the journal took {written} of {len(data)} bytes")
-            self._broken = False
+            os.posix_fallocate(self._fd, 0, room)
+            self._map.resize(room)
         except OSError:
-            self._broken = True
-            self._quotas.clear()  # their numbers may be among what is lost, so all are given out again
+            self._quotas.clear()  # their numbers may be among what is not written, so all are given out again
             self._holders.clear()
             raise
-        finally:
-            self.size += written
-            if written:
-                self.dirty = True
+        self._room = room
 
     def sync(self) -> None:
         """Wait until the disk has what was written so far."""
@@ -125,7 +133,12 @@ class Journal:
             raise
 
     def close(self) -> None:
-        os.close(self._fd)
+        """Let go of the file, and of the room that it did not use."""
+        self._map.close()
+        try:
+            os.ftruncate(self._fd, self.size)
+        finally:
+            os.close(self._fd)
 
     def _quota(self, tally: Tally, lines: list[bytes]) -> int:
         """The number of a quota, which `lines` tells where it is new."""

@@ -36,10 +36,10 @@ class Replay:
                 self.read(path_of(directory, generation).read_bytes())
 
     def read(self, journal: bytes) -> None:
-        """One journal, whole or cut anywhere."""
+        """One journal, whole or cut anywhere, or with room behind it that was not used."""
         quotas: dict[int, SpendKey] = {}
         holders: dict[int, Holder] = {}
-        for line in journal.split(b"\n"):
+        for line in journal.rstrip(b"\0").split(b"\n"):
             if not line:
                 continue
             self.lines += 1

@@ -1,6 +1,6 @@
 """Limits in memory; money, usage and pages on disk: what a restart must find again, however it came about.
 
-A MemoryStore decides. What a call holds is in the journal before the call goes on, by a write that the kernel takes in a microsecond;
+A MemoryStore decides. What a call holds is in the journal before the call goes on, in memory that is the kernel's;
 one thread makes it safe from a loss of power within moments, and gives the database the sums now and then. The rule a reader could
 break: nothing here waits for the disk on a call's way.
 
@@ -23,6 +23,7 @@ from proxy.state.bookkeeper import Bookkeeper
 from proxy.state.contract import NOBODY, Delivery, Denial, Holder
 from proxy.state.counters import Window
 from proxy.state.database import Database, Recovery, unusable
+from proxy.state.journal import ROOM_BYTES
 from proxy.state.memory import MemoryReservation, MemoryStore, Spend
 
 P = ParamSpec("P")
@@ -48,10 +49,11 @@ class SqliteStore:
         spends: Sequence[Spend],
         thread: ThreadPoolExecutor,
         group_s: float,
+        room: int,
     ) -> None:
         self._directory = directory
         self._clock = clock
-        self._books = Bookkeeper(directory, clock, generation=recovery.generation, wrote=self._wrote)
+        self._books = Bookkeeper(directory, clock, generation=recovery.generation, room=room, wrote=self._wrote)
         self._memory = MemoryStore(clock, keeper=self._books)
         self._memory.restore(spends)
         self._database = database
@@ -68,8 +70,8 @@ class SqliteStore:
         self.recovery = recovery
 
     @classmethod
-    async def open(cls, directory: Path, clock: Clock, *, group_s: float = GROUP_S) -> "SqliteStore":
-        """Make or take over a directory, and load what was spent. group_s: how long sums wait in the journal.
+    async def open(cls, directory: Path, clock: Clock, *, group_s: float = GROUP_S, room: int = ROOM_BYTES) -> "SqliteStore":
+        """Make or take over a directory, and load what was spent. group_s: how long sums wait in the journal; room: bytes of disk for it.
 
         Errors: StateUnavailable when another process uses it, when a newer version wrote it, or when it cannot be read or written.
         """
@@ -77,7 +79,9 @@ class SqliteStore:
         try:
             database, recovery, spends = await _on_disk(thread, directory, _load, directory, clock.wall_s())
             try:
-                return cls(directory, clock, database=database, recovery=recovery, spends=spends, thread=thread, group_s=group_s)
+                return cls(
+                    directory, clock, database=database, recovery=recovery, spends=spends, thread=thread, group_s=group_s, room=room
+                )
             except OSError as error:
                 await _on_disk(thread, directory, database.close)
                 raise unusable(f"{directory}: {type(error).__name__}: {error}") from error

@@ -91,8 +91,8 @@ def test_a_page_that_never_reached_the_disk_takes_its_own_lines_and_no_others(tm
     """Zeros in the middle, as a file system leaves them behind a loss of power."""
     whole, chance = written(tmp_path), random.Random(5)
     for _ in range(2_000):
-        start = chance.randrange(len(whole))
-        end = min(len(whole), start + chance.randrange(1, 80))
+        start = chance.randrange(len(whole) - 80)
+        end = start + chance.randrange(1, 80)  # up to the end it would be room that was not used
         replay = read(whole[:start] + bytes(end - start) + whole[end:])
         assert replay.damaged >= 1
         assert all(amount >= 0 for amount in replay.totals.spent.values())
@@ -129,30 +129,36 @@ def test_a_line_that_makes_no_sense_changes_nothing(words: bytes) -> None:
     assert (replay.lines, replay.damaged, bool(replay.totals), replay.holds) == (1, 1, False, {})
 
 
-def test_a_disk_that_is_full_is_an_error_and_what_follows_is_read_again(tmp_path: Path) -> None:
-    path_of(tmp_path, 1).symlink_to("/dev/full")
-    journal = Journal(tmp_path, 1)
-    with pytest.raises(OSError, match="space"):
-        journal.hold(1, ADA, 0, 1, [(money(100), quota("everyone"))])
-    assert journal.size == 0
+def test_a_journal_grows_where_its_room_is_used_up(tmp_path: Path) -> None:
+    everyone, journal = quota("everyone"), Journal(tmp_path, 1, room=64)
+    for id in range(1, 100):
+        journal.hold(id, ADA, 0, 1, [(money(100), everyone)])
+        replay = read(path_of(tmp_path, 1).read_bytes())
+        assert (len(replay.holds), replay.damaged) == (id, 0)
     journal.close()
+    assert path_of(tmp_path, 1).stat().st_size == journal.size
 
 
-def test_what_is_torn_does_not_take_the_next_line_with_it(tmp_path: Path) -> None:
-    """The disk takes five bytes of a line, and then all of the next."""
-    everyone, journal = quota("everyone"), Journal(tmp_path, 1)
+def test_a_disk_that_is_full_is_an_error_and_what_comes_after_it_is_read_again(tmp_path: Path) -> None:
+    everyone, journal = quota("everyone"), Journal(tmp_path, 1, room=250)
     journal.hold(1, ADA, 0, 1, [(money(100), everyone)])
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (journal.size + 5, limits[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (250, limits[1]))
     try:
-        with pytest.raises(OSError, match="5 of"):
+        with pytest.raises(OSError, match="large"):
             journal.hold(2, BOB, 0, 1, [(money(100), quota("new"))])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     journal.hold(3, BOB, 0, 1, [(money(100), everyone)])
     journal.close()
     replay = read(path_of(tmp_path, 1).read_bytes())
-    assert ({id: hold.holder for id, hold in replay.holds.items()}, replay.damaged) == ({1: ADA, 3: BOB}, 1)
+    assert ({id: hold.holder for id, hold in replay.holds.items()}, replay.damaged) == ({1: ADA, 3: BOB}, 0)
+
+
+def test_no_journal_is_begun_where_there_is_no_room_for_it(tmp_path: Path) -> None:
+    path_of(tmp_path, 1).symlink_to("/dev/full")
+    with pytest.raises(OSError):
+        Journal(tmp_path, 1)
 
 
 def test_journals_are_found_oldest_first_and_read_from_one_on(tmp_path: Path) -> None:

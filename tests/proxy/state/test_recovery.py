@@ -120,7 +120,7 @@ class Books:
         self.directory = image
         if cut:  # the machine went with it, and the last lines were not safe: what they held, and nothing else, may be lost
             last = path_of(image, generations(image)[-1])
-            whole = last.read_bytes()
+            whole = last.read_bytes().rstrip(b"\0")
             lost = whole[max(0, len(whole) - cut) :]
             last.write_bytes(whole[: len(whole) - len(lost)])
             if lost:
@@ -253,7 +253,7 @@ async def test_a_hold_that_nobody_ends_is_charged_when_its_time_is_over(director
 async def test_where_a_hold_cannot_be_written_a_limit_refuses_and_an_alarm_counts(
     directory: Path, clock: FakeClock, enforced: bool
 ) -> None:
-    store = await SqliteStore.open(directory, clock, group_s=NEVER_S)
+    store = await SqliteStore.open(directory, clock, group_s=NEVER_S, room=10)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
     try:
