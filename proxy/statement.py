@@ -4,18 +4,16 @@ The rule a reader could break: what is open is not spent. Holds stand beside the
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
-from proxy.call import Usage
-from proxy.state.books import DAY_S, Books, Column, OpenHold, UsageRow
+from proxy.state.books import CLASSES, DAY_S, Books, Column, OpenHold, UsageRow
 from proxy.state.totals import HOUR_S
 
 Word = Column | Literal["source"]
 WORDS: tuple[Word, ...] = (*get_args(Column), "source")
 SOURCES = ("reported", "counted", "estimated", "recovered")
-CLASSES = tuple(f.name for f in fields(Usage))
 
 
 @dataclass(slots=True)

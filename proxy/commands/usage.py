@@ -15,10 +15,10 @@ from typing import get_args
 from proxy.clock import SystemClock
 from proxy.errors import StateUnavailable
 from proxy.settings import SettingsError, read_settings
+from proxy.state.books import CLASSES, read_books
 from proxy.state.books import Column as BookColumn
-from proxy.state.books import read_books
 from proxy.state.totals import HOUR_S
-from proxy.statement import CLASSES, SOURCES, WORDS, Group, Statement, Word, moment, statement
+from proxy.statement import SOURCES, WORDS, Group, Statement, Word, moment, statement
 from proxy.terminal import Column, Screen, count, percent, table, usd, usd_places, write
 
 _UNITS_S = {"m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
