@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, get_args
 
-from proxy.state.books import CLASSES, DAY_S, Books, Column, OpenHold, UsageRow
-from proxy.state.totals import HOUR_S
+from proxy.state.books import CLASSES, DAY_S, Books, Column, UsageRow
+from proxy.state.totals import HOUR_S, OpenHold
 
 Word = Column | Literal["source"]
 WORDS: tuple[Word, ...] = (*get_args(Column), "source")
@@ -105,4 +105,4 @@ def _of_hold(hold: OpenHold, by: Sequence[Word]) -> Iterator[str]:
             step_s = DAY_S if word == "day" else HOUR_S
             yield moment(hold.began_s // step_s * step_s, step_s=step_s)
         else:
-            yield "held" if word == "source" else getattr(hold, word)
+            yield "held" if word == "source" else getattr(hold.holder, word)

@@ -43,7 +43,7 @@ def held(
 ) -> tuple[Any, ...]:
     """A row of `hold`. charges: unit and amount of each limit that it is held of."""
     listed = [["everyone", "budget", f"limit {at}", unit, NOV_1, NOV_1 + DAY, amount] for at, (unit, amount) in enumerate(charges)]
-    return id, "owner", key, user, model, "chat", began_s, began_s + 900, json.dumps(listed)
+    return id, key, user, model, "chat", began_s, began_s + 900, json.dumps(listed)
 
 
 def example(directory: Path) -> Path:
@@ -83,7 +83,7 @@ def state(directory: Path, *rows: tuple[Any, ...], holds: Iterable[tuple[Any, ..
 def fill(directory: Path, rows: Iterable[tuple[Any, ...]], *, holds: Iterable[tuple[Any, ...]] = ()) -> None:
     with closing(sqlite3.connect(directory / "state.sqlite3")) as connection, connection:
         connection.executemany(_USAGE, rows)
-        connection.executemany("INSERT INTO hold VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", holds)
+        connection.executemany("INSERT INTO hold VALUES (?, ?, ?, ?, ?, ?, ?, ?)", holds)
 
 
 def fill_many(directory: Path, number: int) -> None:

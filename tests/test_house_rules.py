@@ -63,7 +63,7 @@ MAY: Mapping[str, tuple[str, ...]] = {
     "proxy.reference": (*PARTS, "proxy.settings"),
     "proxy.terminal": (),
     "proxy.export": (),
-    "proxy.statement": ("proxy.call", "proxy.state.books", "proxy.state.totals"),
+    "proxy.statement": ("proxy.state.books", "proxy.state.totals"),
     "proxy.reconciliation": ("proxy.export", "proxy.state.books", "proxy.state.totals"),
     "proxy.app": (*PARTS, *AIDS, *STEPS, *EDGES, "proxy.upstream", "proxy.settings", "proxy.pretend", "proxy"),
     "proxy.commands": (*PARTS, *REPORTS, "proxy.app", "proxy.settings", "proxy.reference", "proxy.verbs", "policies", "proxy"),

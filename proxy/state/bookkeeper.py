@@ -14,18 +14,21 @@ from pathlib import Path
 from proxy.clock import Clock
 from proxy.errors import StateUnavailable
 from proxy.policy.contract import Charge, Unit
+from proxy.state.arithmetic import NS
 from proxy.state.contract import Booking
 from proxy.state.counters import Tally
-from proxy.state.database import unusable
+from proxy.state.database import disk_failed, unusable
 from proxy.state.journal import Journal, path_of
 from proxy.state.memory import MemoryReservation
 from proxy.state.totals import OpenHold, SpendKey, Totals, hour_of
+
+_Ended = tuple[MemoryReservation, Mapping[Unit, int], Booking | None]
 
 
 class Bookkeeper:
     """A `Keeper` for one directory. wrote: called whenever something was written down.
 
-    failures: writes of the journal that failed; last_failure: why the last one did. open_holds: by id.
+    failures: writes that failed, each made good or tried again; last_failure: why the last one did. open_holds: by id.
     """
 
     def __init__(self, directory: Path, clock: Clock, *, generation: int, room: int, wrote: Callable[[], None]) -> None:
@@ -35,9 +38,7 @@ class Bookkeeper:
         self._wrote = wrote
         self._totals = Totals()
         self._spent: dict[Tally, int] = {}
-        self._ended: list[
-            tuple[MemoryReservation, Mapping[Unit, int], Booking | None]
-        ] = []  # what was settled and is yet to be written
+        self._ended: list[_Ended] = []  # what was settled and is yet to be written
         self._last_id = 0
         self._pending: dict[Tally, int] = {}  # what those held of limits that refuse, which on the disk they still do
         self._room = room
@@ -68,12 +69,13 @@ class Bookkeeper:
         try:
             self.journal.hold(id, reservation.holder, began_s, began_s + reservation.lasts_s, quotas)
         except OSError as error:
-            self.failed(error)
+            failure = self.failed(error)
             if any(charge.enforced for charge, _ in quotas):
-                raise unusable(f"{self._directory}: {type(error).__name__}: {error}") from error
+                raise failure from error
             return
         self._last_id = reservation.id = id
         reservation.began_s = began_s
+        reservation.began_ns = self._clock.monotonic_ns()
         self.open_holds[id] = reservation
         self._wrote()
 
@@ -121,9 +123,10 @@ class Bookkeeper:
     def turn(self) -> tuple[Totals, list[OpenHold], Journal]:
         """Begin a new journal. The sums of those before it, what is open where it begins, and the last of them. Errors: OSError."""
         following = Journal(self._directory, self.journal.generation + 1, room=self._room)
-        now_s = self._clock.wall_s()
-        for reservation in [one for one in self.open_holds.values() if one.began_s + one.lasts_s < now_s]:
-            self._expire(reservation)
+        now_ns = self._clock.monotonic_ns()
+        for reservation in () if self.closed else tuple(self.open_holds.values()):
+            if reservation.began_ns + reservation.lasts_s * NS < now_ns:  # nobody's call any more, though nobody said so
+                reservation.end({}, _open_hold(reservation).booking())
         self.flush()
         before, self.journal = self.journal, following
         totals, self._totals = self._totals, Totals()
@@ -145,20 +148,12 @@ class Bookkeeper:
         if not self.journal.size:
             path_of(self._directory, self.journal.generation).unlink(missing_ok=True)
 
-    def failed(self, error: Exception) -> None:
+    def failed(self, error: Exception) -> StateUnavailable:
+        """Count a write that failed. Returns it in our words."""
+        failure = error if isinstance(error, StateUnavailable) else disk_failed(self._directory, error)
         self.failures += 1
-        self.last_failure = f"{self._directory}: {type(error).__name__}: {error}"
-
-    def _expire(self, reservation: MemoryReservation) -> None:
-        """Nobody's call any more, though nobody said so: what it held counts as spent."""
-        lost = Totals()
-        lost.recover(_open_hold(reservation), self._clock.wall_s())
-        lost.spent.clear()  # the settlement below has it
-        self._totals.add(lost)
-        try:
-            reservation.end({}, None)
-        except StateUnavailable as error:
-            self.failed(error)
+        self.last_failure = failure.detail
+        return failure
 
 
 def _open_hold(reservation: MemoryReservation) -> OpenHold:

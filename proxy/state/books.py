@@ -13,12 +13,10 @@ from pathlib import Path
 from typing import Literal
 
 from proxy.call import Usage
-from proxy.policy.contract import Unit
-from proxy.state.database import MIGRATIONS, holds_in, owner_of, unusable
+from proxy.state.database import MIGRATIONS, holds_in, unusable
 from proxy.state.replay import Replay
 from proxy.state.totals import COLUMNS as SUMS
-from proxy.state.totals import HOUR_S, Totals
-from proxy.state.totals import OpenHold as Held
+from proxy.state.totals import HOUR_S, OpenHold, Totals
 
 Column = Literal["hour", "day", "key", "user", "model", "surface"]
 COLUMNS: tuple[Column, ...] = ("hour", "key", "user", "model", "surface")
@@ -52,22 +50,6 @@ class UsageRow:
 
 
 @dataclass(frozen=True, slots=True)
-class OpenHold:
-    """What a call holds that has not ended. nanousd, tokens: the largest held of any one limit, 0 where none counts them."""
-
-    id: int
-    owner: str
-    key: str
-    user: str
-    model: str
-    surface: str
-    began_s: float
-    expires_s: float
-    nanousd: int
-    tokens: int
-
-
-@dataclass(frozen=True, slots=True)
 class Books:
     """rows: one for each kind of call that there was, in no order. holds: all that are open now, whenever they began."""
 
@@ -97,9 +79,7 @@ def read_books(directory: Path, *, since_s: float, until_s: float = math.inf, by
                 replay.read_all(directory, since=generation)
         with _reading(directory) as connection:
             if _generation(connection) == generation:
-                owner = owner_of(directory)
-                holds = tuple([_shown(hold, owner) for hold in replay.holds.values()])
-                return Books(_with(rows, replay.totals, since_s=since_s, until_s=until_s, by=by), holds)
+                return Books(_with(rows, replay.totals, since_s=since_s, until_s=until_s, by=by), tuple(replay.holds.values()))
     raise unusable(f"{directory} is written faster than it can be read: ask again")
 
 
@@ -117,18 +97,6 @@ def _with(
         known = rows.get(_kind(row))
         rows[_kind(row)] = row if known is None else _sum(known, row)
     return tuple(rows.values())
-
-
-def _shown(hold: Held, owner: str) -> OpenHold:
-    return OpenHold(
-        hold.id,
-        owner,
-        *hold.holder,
-        began_s=hold.began_s,
-        expires_s=hold.expires_s,
-        nanousd=hold.largest(Unit.NANOUSD),
-        tokens=hold.largest(Unit.TOKENS),
-    )
 
 
 def _generation(connection: sqlite3.Connection) -> int:

@@ -6,7 +6,7 @@ One call reserves once, atomically, all charges or none, and settles once. The r
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from proxy.call import Usage, UsageSource
 from proxy.policy.contract import Balance, Charge, Limit, Unit
@@ -22,10 +22,10 @@ class Holder(NamedTuple):
 
 
 class Booking(NamedTuple):
-    """What a call used in the end, where it used something, and how that is known."""
+    """What a call used in the end, where it used something, and how that is known: recovered = not at all, its process died."""
 
     usage: Usage
-    source: UsageSource
+    source: UsageSource | Literal["recovered"]
     cost_nanousd: int
 
 

@@ -7,7 +7,6 @@ written in one transaction, so that a restart counts each line of a journal once
 
 import fcntl
 import os
-import socket
 import sqlite3
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -49,8 +48,8 @@ MIGRATIONS: Sequence[Sequence[str]] = (
             UNIQUE (hour_s, key, user, model, surface, source))""",
         # What calls held that had not ended when the journal of this generation began; charges: JSON, key of `spend` and amount each.
         """CREATE TABLE hold (
-            id INTEGER PRIMARY KEY, owner TEXT NOT NULL, key TEXT NOT NULL, user TEXT NOT NULL, model TEXT NOT NULL,
-            surface TEXT NOT NULL, began_s REAL NOT NULL, expires_s REAL NOT NULL, charges TEXT NOT NULL)""",
+            id INTEGER PRIMARY KEY, key TEXT NOT NULL, user TEXT NOT NULL, model TEXT NOT NULL, surface TEXT NOT NULL,
+            began_s REAL NOT NULL, expires_s REAL NOT NULL, charges TEXT NOT NULL)""",
         "CREATE TABLE journal (generation INTEGER NOT NULL)",
         "INSERT INTO journal VALUES (0)",
     ),
@@ -88,9 +87,8 @@ class Database:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._path = directory / "state.sqlite3"
-        self._owner = f"{socket.gethostname()}:{os.getpid()}"
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._lock = _lock(directory, self._owner)
+        self._lock = _lock(directory)
         try:
             # Made here, because SQLite would make it as readable as the umask lets it; the files beside it get the same mode.
             os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
@@ -125,7 +123,7 @@ class Database:
         with self._transaction():
             self._add(totals)
             self._connection.execute("DELETE FROM hold")
-            self._connection.executemany("INSERT INTO hold VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", map(self._row, holds))
+            self._connection.executemany("INSERT INTO hold VALUES (?, ?, ?, ?, ?, ?, ?, ?)", map(_row, holds))
             self._connection.execute("UPDATE journal SET generation = ?", (generation,))
             for table, column in (("spend", "end_s"), ("usage", "hour_s")):
                 self._connection.execute(
@@ -146,7 +144,7 @@ class Database:
             replay.totals.recover(hold, now_s)
         generation = max([since, *generations(self._directory)]) + 1
         self.take(replay.totals, (), generation, now_s)
-        nanousd = sum(hold.largest(Unit.NANOUSD) for hold in replay.holds.values())
+        nanousd = sum(hold.nanousd for hold in replay.holds.values())
         return Recovery(generation, holds=len(replay.holds), nanousd=nanousd, lines=replay.lines, damaged=replay.damaged)
 
     def _add(self, totals: Totals) -> None:
@@ -166,10 +164,6 @@ class Database:
                 for (hour_s, holder, source), numbers in totals.used.items()
             ],
         )
-
-    def _row(self, hold: OpenHold) -> tuple[object, ...]:
-        charges = orjson.dumps([[p, c, s, unit.value, *window, amount] for (p, c, s, unit, window), amount in hold.amounts])
-        return hold.id, self._owner, *hold.holder, hold.began_s, hold.expires_s, charges.decode()
 
     def put(self, deliveries: Sequence[Delivery], now_s: float) -> int:
         with self._transaction():
@@ -250,11 +244,15 @@ def holds_in(connection: sqlite3.Connection) -> dict[int, OpenHold]:
     return holds
 
 
-def owner_of(directory: Path) -> str:
-    """Which process has the directory, or had it last: host and process id; "" where nobody ever had. Errors: OSError."""
-    with suppress(FileNotFoundError):
-        return (directory / "lock").read_text("utf-8", "replace")
-    return ""
+def _row(hold: OpenHold) -> tuple[object, ...]:
+    """As `holds_in` reads it."""
+    charges = orjson.dumps([[p, c, s, unit.value, *window, amount] for (p, c, s, unit, window), amount in hold.amounts])
+    return hold.id, *hold.holder, hold.began_s, hold.expires_s, charges.decode()
+
+
+def disk_failed(directory: Path, error: Exception) -> StateUnavailable:
+    """What SQLite or the disk said, in our words."""
+    return unusable(f"{directory}: {type(error).__name__}: {error}")
 
 
 def unusable(detail: str) -> StateUnavailable:
@@ -262,13 +260,11 @@ def unusable(detail: str) -> StateUnavailable:
     return StateUnavailable("state_unavailable", "The state store does not answer.", detail=detail)
 
 
-def _lock(directory: Path, owner: str) -> int:
-    """Keeps every other process out until it is closed, or until this one dies in whatever way, and says whose it is."""
+def _lock(directory: Path) -> int:
+    """Keeps every other process out until it is closed, or until this one dies in whatever way."""
     lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(lock, 0)
-        os.write(lock, owner.encode())
     except BlockingIOError as error:
         os.close(lock)
         raise unusable(f"another process uses {directory}: give each its own TOLLHOUSE_STATE_DIR") from error

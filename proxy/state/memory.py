@@ -58,10 +58,10 @@ class Spend:
 class MemoryReservation:
     """What one call holds in a MemoryStore: each charge with the account that it is held of. quotas: those of windows once more.
 
-    id: the keeper's, 0 for none. holder, lasts_s: as in `reserve`.
+    id: the keeper's, 0 for none. holder, lasts_s: as in `reserve`. began_s: epoch seconds, for whoever reads of it; began_ns: monotonic.
     """
 
-    __slots__ = ("_holds", "_store", "_told", "began_s", "holder", "id", "lasts_s", "quotas", "shadowed")
+    __slots__ = ("_holds", "_store", "_told", "began_ns", "began_s", "holder", "id", "lasts_s", "quotas", "shadowed")
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class MemoryReservation:
         self.shadowed = shadowed
         self.holder = holder
         self.lasts_s = lasts_s
-        self.began_s = 0
+        self.began_s = self.began_ns = 0
         self.id = 0
 
     def balances(self, *units: Unit) -> tuple[Balance, ...]:

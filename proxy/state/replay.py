@@ -20,14 +20,13 @@ from proxy.state.totals import COLUMNS, OpenHold, SpendKey, Totals
 class Replay:
     """totals: of what ended; holds: of what did not, by id.
 
-    lines: read; damaged: of these, lines that could not be; unknown: settlements of holds that stood in such lines.
+    lines: read; damaged: of these, lines that could not be.
     """
 
     totals: Totals = field(default_factory=Totals)
     holds: dict[int, OpenHold] = field(default_factory=dict)
     lines: int = 0
     damaged: int = 0
-    unknown: int = 0
 
     def read_all(self, directory: Path, *, since: int) -> None:
         """The journals of a generation and those after it. Errors: OSError."""
@@ -82,14 +81,10 @@ class Replay:
             raise ValueError
 
     def _end(self, id: int, spent: list[int]) -> None:
-        """Of a hold whose line was lost nothing more is known than that it is over. Errors: ValueError."""
-        hold = self.holds.get(id)
-        if hold is None:
-            self.unknown += 1
-            return
-        for (key, _), amount in zip(hold.amounts, spent, strict=True):
+        """Of a hold whose line was lost nothing more is known than that it is over."""
+        hold = self.holds.pop(id, None)
+        for (key, _), amount in zip(hold.amounts if hold is not None else (), spent, strict=False):
             self.totals.spend(key, amount)
-        del self.holds[id]
 
 
 def key_of(said: list[object]) -> SpendKey:

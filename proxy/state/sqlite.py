@@ -22,7 +22,7 @@ from proxy.policy.contract import Balance, Charge, Limit
 from proxy.state.bookkeeper import Bookkeeper
 from proxy.state.contract import NOBODY, Delivery, Denial, Holder
 from proxy.state.counters import Window
-from proxy.state.database import Database, Recovery, unusable
+from proxy.state.database import Database, Recovery, disk_failed, unusable
 from proxy.state.journal import ROOM_BYTES
 from proxy.state.memory import MemoryReservation, MemoryStore, Spend
 
@@ -84,7 +84,7 @@ class SqliteStore:
                 )
             except OSError as error:
                 await _on_disk(thread, directory, database.close)
-                raise unusable(f"{directory}: {type(error).__name__}: {error}") from error
+                raise disk_failed(directory, error) from error
         except BaseException:
             thread.shutdown()
             raise
@@ -132,7 +132,7 @@ class SqliteStore:
             try:
                 totals, holds, before = self._books.turn()
             except OSError as error:
-                raise unusable(f"{self._directory}: {type(error).__name__}: {error}") from error
+                raise disk_failed(self._directory, error) from error
             try:
                 await self._run(self._database.take, totals, holds, before.generation + 1, self._clock.wall_s())
             except StateUnavailable:
@@ -206,8 +206,8 @@ class SqliteStore:
 
     def _synced(self, done: "asyncio.Future[None]") -> None:
         self._syncing = None
-        if not done.cancelled() and (error := done.exception()) is not None:
-            self._failed(error)
+        if not done.cancelled() and isinstance(error := done.exception(), StateUnavailable):
+            self._books.failed(error)
         if self._books.journal.dirty:
             self._wrote()
 
@@ -228,17 +228,12 @@ class SqliteStore:
         try:
             await self.flush()
         except StateUnavailable as error:
-            self._failed(error)
+            self._books.failed(error)
             delay_s = RETRY_S
         finally:
             self._writer = None
         if self._books.unwritten:
             self._write_in(delay_s)
-
-    def _failed(self, error: BaseException) -> None:
-        detail = error.detail if isinstance(error, StateUnavailable) else None
-        self._books.failures += 1
-        self._books.last_failure = detail or f"{self._directory}: {type(error).__name__}: {error}"
 
     async def _run(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         return await _on_disk(self._thread, self._directory, work, *args, **kwargs)
@@ -258,4 +253,4 @@ async def _on_disk(thread: ThreadPoolExecutor, directory: Path, work: Callable[P
     try:
         return await asyncio.get_running_loop().run_in_executor(thread, partial(work, *args, **kwargs))
     except (sqlite3.Error, OSError) as error:
-        raise unusable(f"{directory}: {type(error).__name__}: {error}") from error
+        raise disk_failed(directory, error) from error

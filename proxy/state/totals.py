@@ -7,6 +7,7 @@ come from is written with them, and that is how a restart knows.
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from proxy.call import Usage
 from proxy.policy.contract import Unit
 from proxy.state.contract import Booking, Holder
 from proxy.state.counters import Window
@@ -28,9 +29,12 @@ COLUMNS = (
 )
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(frozen=True, slots=True)
 class OpenHold:
-    """What a call holds that has not ended. amounts: of each quota that it is held of. began_s, expires_s: epoch seconds."""
+    """What a call holds that has not ended. id: of the process that has the directory. amounts: of each quota that it is held of.
+
+    began_s, expires_s: epoch seconds.
+    """
 
     id: int
     holder: Holder
@@ -38,9 +42,22 @@ class OpenHold:
     expires_s: float
     amounts: tuple[tuple[SpendKey, int], ...]
 
-    def largest(self, unit: Unit) -> int:
-        """The most that is held in a unit of any one quota; 0 where none is."""
+    @property
+    def nanousd(self) -> int:
+        """The most that is held of any one quota of money, for several may hold the same; 0 where none is."""
+        return self._most(Unit.NANOUSD)
+
+    @property
+    def tokens(self) -> int:
+        """The same of tokens."""
+        return self._most(Unit.TOKENS)
+
+    def _most(self, unit: Unit) -> int:
         return max((amount for key, amount in self.amounts if key[3] is unit), default=0)
+
+    def booking(self) -> Booking:
+        """How it counts when nobody can say what came of it: it costs all that was held."""
+        return Booking(Usage(), "recovered", self.nanousd)
 
 
 @dataclass(eq=False, slots=True)
@@ -49,9 +66,6 @@ class Totals:
 
     spent: dict[SpendKey, int] = field(default_factory=dict)
     used: dict[UsageKey, list[int]] = field(default_factory=dict)
-
-    def __bool__(self) -> bool:
-        return bool(self.spent or self.used)
 
     def spend(self, key: SpendKey, amount: int) -> None:
         self.spent[key] = self.spent.get(key, 0) + amount
@@ -93,8 +107,8 @@ class Totals:
         """Settle what a dead process held: at all of it, since nobody knows how much of it was used."""
         for key, amount in hold.amounts:
             self.spend(key, amount)
-        numbers = dict.fromkeys(COLUMNS, 0) | {"calls": 1, "cost_nanousd": hold.largest(Unit.NANOUSD)}
-        self.use((hour_of(now_s), hold.holder, "recovered"), numbers.values())
+        booking = hold.booking()
+        self.book((hour_of(now_s), hold.holder, booking.source), booking)
 
 
 def hour_of(now_s: float) -> int:

@@ -1,7 +1,10 @@
 """Groups: every row and hold is in exactly one, the total is of all, and what is open is in no cost."""
 
 from proxy.call import Usage
-from proxy.state.books import Books, OpenHold, UsageRow
+from proxy.policy.contract import Unit
+from proxy.state.books import Books, UsageRow
+from proxy.state.contract import Holder
+from proxy.state.totals import OpenHold
 from proxy.statement import moment, statement
 from tests.books import DAY, NOV_1
 
@@ -12,7 +15,10 @@ def row(key: str, *, source: str = "reported", cost: int = 100, calls: int = 1, 
 
 
 def hold(id: int, key: str, *, nanousd: int = 7, began_s: float = NOV_1) -> OpenHold:
-    return OpenHold(id, "owner", key, "ada", "gpt-4.1", "chat", began_s, began_s + 900, nanousd, 30)
+    amounts = tuple(
+        (("everyone", "budget", "everyone", unit, (0, 1)), held) for unit, held in ((Unit.NANOUSD, nanousd), (Unit.TOKENS, 30))
+    )
+    return OpenHold(id, Holder(key, "ada", "gpt-4.1", "chat"), began_s, began_s + 900, amounts)
 
 
 def test_sources_of_a_group_are_summed_and_remembered() -> None:

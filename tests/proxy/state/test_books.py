@@ -1,8 +1,6 @@
 """What the books say, read beside a server that holds the lock; and what they say when there are none."""
 
 import asyncio
-import os
-import socket
 import sqlite3
 from contextlib import closing
 from dataclasses import replace
@@ -14,15 +12,14 @@ import pytest
 from proxy.call import Usage
 from proxy.errors import StateUnavailable
 from proxy.policy.contract import Unit
-from proxy.state.books import Books, OpenHold, UsageRow, read_books
+from proxy.state.books import Books, UsageRow, read_books
 from proxy.state.contract import Booking, Denial, Holder
 from proxy.state.database import MIGRATIONS, Database
 from proxy.state.sqlite import SqliteStore
+from proxy.state.totals import OpenHold
 from tests.books import DAY, NOV_1, fill, fill_many, held, state, used
 from tests.clock import FakeClock
 from tests.proxy.state.limits import money
-
-OWNER = f"{socket.gethostname()}:{os.getpid()}"
 
 
 def row(hour_s: int | None = NOV_1, **changed: object) -> UsageRow:
@@ -34,7 +31,8 @@ def row(hour_s: int | None = NOV_1, **changed: object) -> UsageRow:
 
 def open_hold(id: int) -> OpenHold:
     """As `held` writes it."""
-    return OpenHold(id, OWNER, "web", "ada", "gpt-4.1-mini", "chat", NOV_1, NOV_1 + 900, nanousd=5_000_000, tokens=0)
+    key = ("everyone", "budget", "limit 0", Unit.NANOUSD, (NOV_1, NOV_1 + DAY))
+    return OpenHold(id, Holder("web", "ada", "gpt-4.1-mini", "chat"), NOV_1, NOV_1 + 900, ((key, 5_000_000),))
 
 
 def detail(directory: Path) -> str:
@@ -191,14 +189,14 @@ async def test_what_is_only_in_the_journal_is_in_the_books(tmp_path: Path) -> No
     async with asyncio.timeout(30):
         while len((before := read_books(tmp_path, since_s=0)).holds) > 2:
             await asyncio.sleep(0)  # until what ended is written down
-    assert [(hold.user, hold.nanousd, hold.owner) for hold in before.holds] == [("bob", 200, OWNER)] * 2
+    assert [(hold.holder.user, hold.nanousd) for hold in before.holds] == [("bob", 200)] * 2
     assert [row.calls for row in before.rows if row.source == "reported"] == [3]
     clock.advance(900)
     await store.flush()
     after = read_books(tmp_path, since_s=0, by=("day", "user"))
     charged = [(row.user, row.source, row.calls, row.cost_nanousd) for row in after.rows]
     assert sorted(charged) == [("ada", "recovered", 1, 5_000_000), ("ada", "reported", 3, 360_000)]
-    assert [hold.user for hold in after.holds] == ["bob", "bob"]
+    assert [hold.holder.user for hold in after.holds] == ["bob", "bob"]
     await store.close()
 
 

@@ -250,6 +250,27 @@ async def test_a_hold_that_nobody_ends_is_charged_when_its_time_is_over(director
 
 
 @pytest.mark.parametrize("enforced", [True, False])
+async def test_a_clock_that_is_set_ends_nobodys_hold(directory: Path, clock: FakeClock) -> None:
+    store = await SqliteStore.open(directory, clock, group_s=NEVER_S)
+    held = await store.reserve((money(100),), ADA, lasts_s=50)
+    assert not isinstance(held, Denial)
+    clock.step(3600)
+    await store.flush()
+    assert (store.peek(money(0)).spent, store.peek(money(0)).held) == (0, 100)
+    await store.close()
+
+
+async def test_a_hold_whose_time_is_over_when_the_process_ends_is_charged_once(directory: Path, clock: FakeClock) -> None:
+    store = await SqliteStore.open(directory, clock, group_s=NEVER_S)
+    assert not isinstance(await store.reserve((money(100),), ADA, lasts_s=50), Denial)
+    clock.advance(60)
+    await store.close()
+    after = await SqliteStore.open(directory, clock)
+    assert after.peek(money(0)).spent == 100
+    await after.close()
+    assert used_by(directory) == [("ada", "recovered", 1, 100)]
+
+
 async def test_where_a_hold_cannot_be_written_a_limit_refuses_and_an_alarm_counts(
     directory: Path, clock: FakeClock, enforced: bool
 ) -> None:
