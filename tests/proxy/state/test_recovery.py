@@ -249,7 +249,6 @@ async def test_a_hold_that_nobody_ends_is_charged_when_its_time_is_over(director
     assert used_by(directory) == [("ada", "recovered", 1, 100)]
 
 
-@pytest.mark.parametrize("enforced", [True, False])
 async def test_a_clock_that_is_set_ends_nobodys_hold(directory: Path, clock: FakeClock) -> None:
     store = await SqliteStore.open(directory, clock, group_s=NEVER_S)
     held = await store.reserve((money(100),), ADA, lasts_s=50)
@@ -271,6 +270,7 @@ async def test_a_hold_whose_time_is_over_when_the_process_ends_is_charged_once(d
     assert used_by(directory) == [("ada", "recovered", 1, 100)]
 
 
+@pytest.mark.parametrize("enforced", [True, False])
 async def test_where_a_hold_cannot_be_written_a_limit_refuses_and_an_alarm_counts(
     directory: Path, clock: FakeClock, enforced: bool
 ) -> None:
