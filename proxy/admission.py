@@ -306,7 +306,7 @@ def _bound(policies: PolicySet, call: Call) -> None:
     """What the call may use that its body does not show: input, and the output of one that names no cap."""
     if call.cap is None and call.surface.has_output:
         call.uncapped = policies.prices.most_output(call.model) or MOST_OUTPUT
-    if call.fields is None or hides_input(call.surface.name, call.fields):
+    if call.unread is None and (call.fields is None or hides_input(call.surface.name, call.fields)):
         known = policies.prices.context(call.model) or MOST_CONTEXT
         call.input_bound = max(call.input_bound, known)
         if call.tools and call.surface.name == "responses":

@@ -211,7 +211,8 @@ class Call:
     It begins with nothing but its id, and admission fills it in. path: canonical, without query.
     body: as received, b"" for none, for one whose parts are known, and
     once an upstream has answered; size: its bytes; parts: the body as it is sent, () where that is yet to be found out.
-    fields: the parsed JSON body, read-only, or None where the path is passed as bytes.
+    fields: the parsed JSON body, read-only, or None where the path is passed as bytes. unread: the bytes of its messages, where `fields`
+    has nothing for them: they are plain texts, and are read again when somebody asks.
     asked_caps: each cap field the client sent with a number. cap: output tokens of one choice after shaping, None = no cap is sent.
     uncapped: the same where no cap is known: what the model can write at most.
     choices: how many answers the upstream generates and bills (n, best_of, prompts). input_bound: tokens the input can be at most.
@@ -230,6 +231,7 @@ class Call:
     size: int = 0
     parts: tuple[bytes | memoryview, ...] = ()
     fields: Mapping[str, Any] | None = None
+    unread: memoryview | None = None
     model_asked: str | None = None
     model: str | None = None
     stream: bool = False

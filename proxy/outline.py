@@ -12,6 +12,7 @@ from proxy.call import Call, Clamp, Price
 from proxy.policy.policyset import Plan
 from proxy.timeouts import Drain, Timeouts
 from proxy.wire import body
+from proxy.wire.inputs import are_plain, is_usual
 
 MOST_OUTLINES = 4
 _MOST_TRIES = 16  # to learn one, without one that came again
@@ -24,8 +25,8 @@ _SENTINEL = "a-text-that-no-body-holds"
 class Outline:
     """One of them. before, behind: the bytes around the messages, as received; front, back: as sent.
 
-    fields: as parsed, with nothing for the messages. The rest is as in the Call that was shaped; no call changes it any more, and one
-    whose cap is lowered to what is left is given edits of its own.
+    fields: as parsed, with nothing for the messages; usual: nothing can hide but in them. The rest is as in the Call that was shaped; no
+    call changes it any more, and one whose cap is lowered to what is left is given edits of its own.
     """
 
     before: bytes
@@ -33,6 +34,7 @@ class Outline:
     front: bytes
     back: bytes
     fields: dict[str, Any]
+    usual: bool
     plan: Plan
     model_asked: str | None
     model: str | None
@@ -73,10 +75,14 @@ class Outlines:
                 messages = body.messages_in(middle)
                 if messages is None:
                     return None
+                if outline.usual and are_plain(messages):
+                    call.fields, call.unread = outline.fields, middle  # what is not kept leaves its room to the next call
+                elif body.clearly_shallow(messages, len(middle)):
+                    call.fields = {**outline.fields, _FIELD: messages}
+                else:
+                    return None
                 self._tries_left = _MOST_TRIES
-                fields = outline.fields.copy()
-                fields[_FIELD] = messages
-                call.parts, call.fields = (outline.front, middle, outline.back), fields
+                call.parts = outline.front, middle, outline.back
                 call.model_asked, call.model, call.stream = outline.model_asked, outline.model, outline.stream
                 call.asked_caps, call.cap, call.choices = outline.asked_caps, outline.cap, outline.choices
                 call.edits, call.clamps = outline.edits, outline.clamps
@@ -109,6 +115,7 @@ class Outlines:
             front=front,
             back=back,
             fields=fields,
+            usual=is_usual(fields),
             plan=plan,
             model_asked=call.model_asked,
             model=call.model,

@@ -95,6 +95,7 @@ class Pipeline:
 
     def _account(self, trip: Trip) -> None:
         trip.ended_ns = self.clock.monotonic_ns()
+        trip.call.fields = trip.call.unread = None  # what was asked need not wait for what is said of it
         self.observer.finished(trip)
 
     def _begin(self, arrival: Arrival) -> Trip:

@@ -115,12 +115,22 @@ def large_value(body: bytes) -> tuple[str, int, int] | None:
 
 
 def messages_in(middle: memoryview) -> list[Any] | None:
-    """The messages that some bytes are; None for what is no JSON list, or may be nested too deeply: `parse` and `check` say which."""
+    """The messages that some bytes are; None for what is no JSON list."""
     try:
         messages = orjson.loads(middle)
     except orjson.JSONDecodeError:
         return None
-    return messages if type(messages) is list and _shallow(messages, max(16, len(middle) // _FEW)) else None
+    return messages if type(messages) is list else None
+
+
+def clearly_shallow(messages: list[Any], size: int) -> bool:
+    """Whether messages are clearly not nested too deeply: `parse` says it of others. size: bytes of them."""
+    return _shallow(messages, max(16, size // _FEW))
+
+
+def all_fields(call: Call) -> Mapping[str, Any] | None:
+    """The fields of a call, also what is not kept as read."""
+    return call.fields if call.unread is None or call.fields is None else {**call.fields, "messages": messages_in(call.unread)}
 
 
 def _shallow(value: Any, most: int) -> bool:

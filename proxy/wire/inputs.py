@@ -85,24 +85,35 @@ class Inputs(NamedTuple):
     hidden: bool
 
 
+# Fields of a chat beside its messages that hide nothing.
 _USUAL = frozenset(
     {"model", "messages", "stream", "stream_options", "n", "temperature", "top_p", "stop", "seed", "user"}
     | {"max_tokens", "max_completion_tokens", "frequency_penalty", "presence_penalty", "metadata", "store"}
 )
 _PLAIN_MESSAGE = frozenset(("role", "content", "name"))
+_TEXT = frozenset((str,))
 
 
 def hides_input(surface: str, fields: Mapping[str, Any]) -> bool:
     """Whether there is input that the body does not show. Most calls are plain chats, for which a quick look tells."""
-    if surface == "chat" and _USUAL.issuperset(fields):
-        messages = fields.get("messages")
-        if type(messages) is list:
-            for message in messages:
-                if type(message) is not dict or type(message.get("content")) is not str or not _PLAIN_MESSAGE.issuperset(message):
-                    break
-            else:
-                return False
+    if surface == "chat" and is_usual(fields) and are_plain(fields.get("messages")):
+        return False
     return inputs(surface, fields).hidden
+
+
+def is_usual(fields: Mapping[str, Any]) -> bool:
+    """Whether nothing can hide in a chat but in its messages."""
+    return _USUAL.issuperset(fields)
+
+
+def are_plain(messages: Any) -> bool:
+    """Whether these are messages of texts and nothing else, which hide nothing and are not deep."""
+    if type(messages) is not list:
+        return False
+    for message in messages:
+        if type(message) is not dict or not _PLAIN_MESSAGE.issuperset(message) or not _TEXT.issuperset(map(type, message.values())):
+            return False
+    return True
 
 
 def inputs(surface: str, fields: Mapping[str, Any] | None) -> Inputs:

@@ -16,7 +16,7 @@ from proxy.policy.policyset import PolicySet
 from proxy.state.memory import MemoryStore
 from proxy.telemetry.trace import TRACE_BYTES, continue_trace
 from proxy.trip import Trip
-from proxy.wire.body import patched
+from proxy.wire.body import all_fields, patched
 from proxy.wire.request import RequestHead
 from tests.clock import FakeClock
 from tests.proxy.policy.files import HEAD, compiled, with_policies
@@ -58,8 +58,8 @@ class Door:
             call = self.admit(body)
         except ProxyError as error:
             return error.code, error.param, error.message
-        values = {f.name: getattr(call, f.name) for f in fields_of(call) if f.name not in ("body", "parts")}
-        return values, list(call.fields or ()), b"".join(bytes(part) for part in call.parts or patched(call))
+        values = {f.name: getattr(call, f.name) for f in fields_of(call) if f.name not in ("body", "parts", "fields", "unread")}
+        return values, list((all_fields(call) or {}).items()), b"".join(bytes(part) for part in call.parts or patched(call))
 
 
 def chat(messages: object, **more: object) -> bytes:
@@ -77,7 +77,8 @@ def test_a_body_in_a_known_outline_is_not_shaped_again() -> None:
     assert first.parts == ()
     assert b"".join(bytes(part) for part in second.parts) == chat(said('an"other \\ é'), max_tokens=100)
     assert second.fields is not None
-    assert (second.fields["messages"], second.edits) == (said('an"other \\ é'), {"max_tokens": 100})
+    assert second.fields["messages"] is None, "plain texts are not kept as read"
+    assert ((all_fields(second) or {})["messages"], second.edits) == (said('an"other \\ é'), {"max_tokens": 100})
     assert second.input_bound == second.size == len(chat(said('an"other \\ é'), max_tokens=500))
 
 
@@ -135,7 +136,7 @@ def test_whatever_came_before_a_body_makes_the_call_that_it_makes_alone(bodies: 
 def test_calls_in_one_outline_leave_nothing_in_each_other() -> None:
     door = Door()
     calls = [door.admit(chat(said(text), max_tokens=500)) for text in ("one", "two", "three")]
-    assert [call.fields["messages"] for call in calls if call.fields is not None] == [said("one"), said("two"), said("three")]
+    assert [(all_fields(call) or {})["messages"] for call in calls] == [said("one"), said("two"), said("three")]
     assert [call.asked_cap for call in calls] == [500, 500, 500]
 
 
