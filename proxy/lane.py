@@ -17,9 +17,7 @@ process, even when the outbox could not be told.
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
-
-from aiolimiter import AsyncLimiter
+from typing import TYPE_CHECKING, Any, Protocol
 
 from proxy.allowance import usd
 from proxy.clock import Clock
@@ -29,6 +27,9 @@ from proxy.sinks import LEAST_ALERT_S, Kind, Sink, render
 from proxy.state.contract import Delivery, Outbox
 from proxy.telemetry.faults import exception_types, stack_of
 from proxy.telemetry.logs import Level
+
+if TYPE_CHECKING:
+    from aiolimiter import AsyncLimiter
 
 # Backoff: 5 s, 10 s, 20 s … 10 min, each cut by up to half at random, so that replicas do not come back together.
 FIRST_RETRY_S = 5.0
@@ -118,7 +119,7 @@ class Lane:
         self.sink = sink
         self.kind: str = sink.kind if sink is not None else "none"
         self._means = means
-        self._pace = AsyncLimiter(means.paces[sink.kind] if sink is not None else 10, 1)
+        self._limiter: AsyncLimiter | None = None
         self._failures = 0  # in a row
         self._rests_until_ns = 0
 
@@ -137,13 +138,21 @@ class Lane:
                 if self.resting:
                     await self._drop_stale(delivery)
                     continue
-                await self._pace.acquire()
+                await self._pace()
                 if stop():
                     return
                 await self._try(delivery)
             except Exception as error:  # a last line of defence: the page stays in the outbox
                 self._means.report(error)
                 self._rest()
+
+    async def _pace(self) -> None:
+        """Wait until one more page may go out."""
+        if self._limiter is None:
+            from aiolimiter import AsyncLimiter  # here and not above: most processes never page, and start sooner without
+
+            self._limiter = AsyncLimiter(self._means.paces[self.sink.kind] if self.sink is not None else 10, 1)
+        await self._limiter.acquire()
 
     async def _try(self, delivery: Delivery) -> None:
         """One attempt and what follows from it. Errors: StateUnavailable."""
