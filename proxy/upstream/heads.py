@@ -13,7 +13,7 @@ from proxy.upstream.failure import broken
 
 _MOST_KEPT = 256  # targets come with queries, and fields from clients, so there may be any number
 _METHOD = re.compile(r"[A-Z]{1,32}\Z")
-_NOT_IN_TARGET = re.compile(r"[\x00-\x20\x7f-\U0010ffff]")
+_NOT_IN_TARGET = re.compile(r"[^!-~]")
 _WITHOUT_BODY = frozenset({"GET", "HEAD", "DELETE", "OPTIONS"})
 
 
