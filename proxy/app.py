@@ -89,6 +89,7 @@ class App:
         self.upstreams: dict[tuple[str, str], HttpUpstream] = {}
         self.courier: Courier | None = None
         spenders = Spenders(self.clock)
+        self.standing = Standing(lambda: shelf.current, store, self.clock)
         self.pager = Pager(
             store,
             clock=self.clock,
@@ -96,7 +97,7 @@ class App:
             log=log,
             count=lambda kind, result: self.metrics.pages.child(kind, result).inc(),
             random=chance,
-            alarms=Standing(lambda: shelf.current, store, self.clock),
+            alarms=self.standing,
             top=spenders.top,
         )
         accounts = self.accounts = Accounts(log=log, metrics=self.metrics, changed=store.changed, loop=loop)
@@ -320,6 +321,8 @@ class App:
         self.metrics.inflight_calls.set(self.pipeline.inflight)
         self.metrics.log_dropped.value = self.log.dropped
         self.metrics.state_failures.value = self.store.failures
+        for policy, turns_s in self.standing.resets():
+            self.metrics.budget_reset.child(policy).set(turns_s)
 
 
 def run_app(settings: Settings, *, kinds: tuple[type[Clause], ...], pretend: bool, on_ready: Callable[[App], None]) -> int:

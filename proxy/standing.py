@@ -61,6 +61,14 @@ class Standing:
         # A crash may have lost the last of what was spent, and the page knows of it.
         return most if max(balance.spent, page.spent_nanousd) * 100 < most * page.threshold else None
 
+    def resets(self) -> Iterator[tuple[str, int]]:
+        """Each policy with a budget, and when the window turns that is open now: epoch seconds."""
+        now_s = self._clock.wall_s()
+        for (policy, _), (clause, _) in self._clauses().items():
+            charge = clause.watched("everyone")
+            if charge is not None and isinstance(rule := charge.limit.rule, Quota):
+                yield policy, window(rule.period, rule.zone, now_s)[1]
+
     def _clauses(self) -> dict[tuple[str, str], tuple[Clause, bool]]:
         """By policy and kind; with whether it is shadowed."""
         policies = self._policies().policies

@@ -82,6 +82,9 @@ DECLARED: Mapping[str, Declaration] = {
     "tollhouse_budget_spent_ratio": Declaration(
         "gauge", "Spent share of a budget in its window, 1 = all; of several subjects, the highest.", ("policy",), most=100
     ),
+    "tollhouse_budget_reset_timestamp_seconds": Declaration(
+        "gauge", "When the window of a budget turns, in seconds since 1970.", ("policy",), most=100
+    ),
     "tollhouse_upstream_errors_total": Declaration(
         "counter", "Calls that an upstream failed, by public code.", ("upstream", "code"), most=200
     ),
@@ -158,6 +161,7 @@ class Metrics:
         self.refusals = self._counter("tollhouse_refusals_total")
         self.clamps = self._counter("tollhouse_clamps_total")
         self.budget_spent_ratio = self._gauge("tollhouse_budget_spent_ratio")
+        self.budget_reset = self._gauge("tollhouse_budget_reset_timestamp_seconds")
         self.upstream_errors = self._counter("tollhouse_upstream_errors_total")
         self.pages = self._counter("tollhouse_pages_total")
         self.policy_info = self._gauge("tollhouse_policy_info")
@@ -271,6 +275,7 @@ class Metrics:
         for forget in self._when_labels_change:
             forget()
         self.budget_spent_ratio.clear()
+        self.budget_reset.clear()
         for policy, clause, mode in clauses:
             self.refusals.child(policy, clause, mode)
             if clause == "budget":

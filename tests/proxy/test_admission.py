@@ -1,6 +1,7 @@
 """Every policy the product was ordered for, acting on calls through the whole proxy."""
 
 import asyncio
+import time
 from pathlib import Path
 
 import orjson
@@ -109,6 +110,11 @@ async def test_a_budget_that_rejects_refuses_what_it_cannot_pay_and_says_when_it
     assert headers["x-should-retry"] == "false"
     assert 0 < int(headers["retry-after"]) <= 86_400
     assert 'tollhouse_budget_spent_ratio{policy="purse"} 0.9624' in text
+    turns_s = next(
+        float(line.split()[1]) for line in text.splitlines() if line.startswith("tollhouse_budget_reset_timestamp_seconds{")
+    )
+    assert turns_s % 86_400 == 0
+    assert 0 < turns_s - time.time() <= 86_400
 
 
 async def test_parallel_calls_do_not_get_past_a_budget(tmp_path: Path) -> None:

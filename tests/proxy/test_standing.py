@@ -1,6 +1,7 @@
 """Which alarms stand after a start or a reload, where no call has raised them."""
 
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -135,3 +136,22 @@ def test_a_subject_of_which_nothing_is_known_stands(tmp_path: Path) -> None:
     page = house.page()
     house.load(BUDGET.replace("usd: 50", "usd: 500"))
     assert house.standing.raised(replace(page, subject="key=other")) is None
+
+
+@pytest.mark.parametrize(
+    ("per", "zone", "turns"),
+    [
+        ("hour", "UTC", "2027-03-28T13:00+00:00"),
+        ("day", "UTC", "2027-03-29T00:00+00:00"),
+        ("day", "Europe/Berlin", "2027-03-29T00:00+02:00"),
+        ("month", "America/New_York", "2027-04-01T00:00-04:00"),
+    ],
+)
+def test_a_reset_is_when_the_open_window_turns(tmp_path: Path, per: str, zone: str, turns: str) -> None:
+    house = House(tmp_path, BUDGET.replace("per: day", f"per: {per}, timezone: {zone}"))
+    house.clock.advance(datetime.fromisoformat("2027-03-28T12:30+00:00").timestamp() - house.clock.wall_s())
+    assert dict(house.standing.resets()) == {"everyone": datetime.fromisoformat(turns).timestamp()}
+
+
+def test_policies_without_a_budget_have_no_reset(tmp_path: Path) -> None:
+    assert dict(House(tmp_path, "{name: everyone, rate_limit: {requests: 5, per: minute}}").standing.resets()) == {}
