@@ -287,7 +287,9 @@ class Call:
         """What the input costs at most, and output as is usual."""
         if self.price is None:
             return 0
-        likely = self.price.worst_nanousd(input_tokens=self.input_bound, output_tokens=self.typical_output, units=self.units)
+        each = self.uncapped if self.cap is None else self.cap
+        output_tokens = self.choices * (each if each < TYPICAL_OUTPUT else TYPICAL_OUTPUT)
+        likely = self.price.worst_nanousd(input_tokens=self.input_bound, output_tokens=output_tokens, units=self.units)
         return likely + self.tool_calls * max(cost for _, cost in self.tools) if self.tools else likely
 
     @property
