@@ -101,9 +101,7 @@ def cost_nanousd(trip: Trip, usage: Usage) -> int:
         return 0
     if type(usage) is Held:
         return call.held_nanousd
-    if price.tiers and meter is not None:
-        price = price.billed(meter.tier)
-    cost = price.cost_nanousd(usage)
+    cost = price.cost_nanousd(usage, tier=meter.tier if meter is not None else None)
     if call.tools:
         calls = meter.calls if meter is not None and call.surface.name == "responses" else None
         if calls is None:

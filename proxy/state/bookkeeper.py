@@ -167,4 +167,3 @@ def _open_hold(reservation: MemoryReservation) -> OpenHold:
         amounts.append((tally.key, charge.amount))
     began_s = reservation.began_s
     return OpenHold(reservation.id, reservation.holder, began_s, began_s + reservation.lasts_s, tuple(amounts))
-
