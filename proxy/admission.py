@@ -17,7 +17,7 @@ from proxy.entry import Entry
 from proxy.errors import InvalidCall, NotAdmitted, Refusal
 from proxy.fitting import hold_less
 from proxy.policy.contract import NANOUSD, TOKENS, Unit
-from proxy.policy.policyset import Plan, PolicySet
+from proxy.policy.policyset import Plan, PolicySet, charges
 from proxy.policy.prices import PriceTable
 from proxy.state.contract import Denial, Holder, Reservation, StateStore
 from proxy.tokens import Tokenizer
@@ -152,10 +152,11 @@ class Admission:
 
     async def reserve(self, trip: Trip) -> None:
         """Hold every charge, or as much as is left of tokens and money where the call can be made to fit, or refuse."""
-        call, plan = trip.call, trip.plan
+        call, plan, entry = trip.call, trip.plan, trip.entry
         assert plan is not None
-        holder = Holder(call.principal.key, call.principal.user, call.model or "", call.surface.name)
-        held = await self.store.reserve(trip.set.charges(call, plan), holder, lasts_s=trip.set.longest_s)
+        assert entry is not None
+        holder, steady = entry.orders.get(plan) or entry.order(call, plan)
+        held = await self.store.reserve(charges(call, plan.varying, steady), holder, lasts_s=trip.set.longest_s)
         if isinstance(held, Denial):
             held = await self._reserve_less(trip, held, holder)
         if isinstance(held, Denial):

@@ -32,18 +32,16 @@ def allowance_lines(balances: Sequence[Balance]) -> list[str]:
             tokens = balance if tokens is None else _tighter(tokens, balance)
     lines: list[str] = []
     if requests is not None:
-        limit, remaining = requests.charge.limit, requests.remaining
+        limit, remaining, reset_s = requests.charge.limit, requests.remaining, requests.reset_s
         lines += (
             _limit_line("requests", limit.amount),
             f"x-ratelimit-remaining-requests: {remaining}",
-            f"x-ratelimit-reset-requests: {go_duration(requests.reset_s)}",
+            f"x-ratelimit-reset-requests: {go_duration(reset_s)}",
         )
         rule = limit.rule
         if type(rule) is Rate:
             one_s = rule.per_s / rule.amount
-            more_s = (
-                requests.reset_s if requests.reset_s < one_s else one_s
-            )  # until one more call may pass, as `retry-after` says it
+            more_s = reset_s if reset_s < one_s else one_s  # until one more call may pass, as `retry-after` says it
             lines += (
                 _policy_line(limit.policy, rule.amount, rule.per_s),
                 f'ratelimit: "{limit.policy}";r={remaining};t={ceil(more_s)}',
@@ -87,8 +85,8 @@ def go_duration(seconds: float) -> str:
 
 def usd(nanousd: int) -> str:
     """Dollars as exact decimal text, without trailing zeros. nanousd: ≥ 0."""
-    digits = str(nanousd).rjust(10, "0")
-    return f"{digits[:-9]}.{digits[-9:]}".rstrip("0").rstrip(".")
+    whole, part = divmod(nanousd, 1_000_000_000)
+    return f"{whole}.{str(part).zfill(9)}".rstrip("0") if part else str(whole)
 
 
 def denial_message(denial: Denial) -> str:

@@ -136,12 +136,13 @@ class Price:
         object.__setattr__(self, "free", not (self.by_tokens or self.unit or self.call or dearer))
         object.__setattr__(self, "_plain", not (self.unit or self.call or self.long or self.also))
 
-    def billed(self, tier: Any) -> "Price":
-        """The price at the service tier that an answer names; this one where it names none, or one that has no price."""
-        return self.tiers.get(tier, self) if type(tier) is str else self
+    def cost_nanousd(self, usage: Usage, *, tier: Any = None) -> int:
+        """Integer nanodollars, rounded up once over the disjoint classes.
 
-    def cost_nanousd(self, usage: Usage) -> int:
-        """Integer nanodollars, rounded up once over the disjoint classes."""
+        tier: the service tier that the answer names, anything or nothing; one that has no price of its own costs what this one does.
+        """
+        if type(tier) is str and tier in self.tiers:
+            return self.tiers[tier].cost_nanousd(usage)
         if not self._plain:
             if self.long is not None and usage.input_tokens > self.long_above:
                 return self.long.cost_nanousd(usage)
@@ -289,7 +290,9 @@ class Call:
         """What the input costs at most, and output as is usual."""
         if self.price is None:
             return 0
-        likely = self.price.worst_nanousd(input_tokens=self.input_bound, output_tokens=self.typical_output, units=self.units)
+        each = self.uncapped if self.cap is None else self.cap
+        output_tokens = self.choices * (each if each < TYPICAL_OUTPUT else TYPICAL_OUTPUT)
+        likely = self.price.worst_nanousd(input_tokens=self.input_bound, output_tokens=output_tokens, units=self.units)
         return likely + self.tool_calls * max(cost for _, cost in self.tools) if self.tools else likely
 
     @property

@@ -3,11 +3,15 @@
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from proxy.call import Principal, Surface
+from proxy.call import Call, Principal, Surface
 from proxy.outline import Outlines
-from proxy.policy.policyset import PolicySet
+from proxy.policy.contract import Charge
+from proxy.policy.policyset import Plan, PolicySet, charges
+from proxy.state.contract import Holder
 from proxy.timeouts import Timeouts
 from proxy.upstream.contract import Ask, Upstream
+
+MOST_ORDERS = 16  # of one head: an app has few models
 
 
 class Way(NamedTuple):
@@ -19,6 +23,13 @@ class Way(NamedTuple):
     attempts: int
 
 
+class Order(NamedTuple):
+    """What calls hold alike that come with one head and meet one plan: in whose name, and what the steady clauses want held."""
+
+    holder: Holder
+    steady: tuple[Charge, ...]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Entry:
     """Found out by admission under one policy set, and remembered where the head is known to come again.
@@ -28,7 +39,7 @@ class Entry:
     path: canonical; target: what of path and query is sent below an upstream's base URL.
     boundary: of a body that is a form, None for one in JSON.
     most_bytes, bounded_by: the most that a body may have, and the policy that says so, None for the proxy's own bound.
-    ways: by name of the upstream, filled by dispatch. outlines: of bodies that came with the head.
+    ways: by name of the upstream, filled by dispatch. outlines: of bodies that came with the head. orders: by plan, filled by `order`.
     """
 
     set: PolicySet
@@ -43,7 +54,17 @@ class Entry:
     bounded_by: str | None
     ways: dict[str, Way] = field(default_factory=dict)
     outlines: Outlines = field(default_factory=Outlines)
+    orders: dict[Plan, Order] = field(default_factory=dict)
 
     def holds(self, policies: PolicySet, *, loopback: bool, now_s: float) -> bool:
         """Whether it is still, and for this peer too, what would be found out."""
         return self.set is policies and self.loopback is loopback and now_s < self.until_s
+
+    def order(self, call: Call, plan: Plan) -> Order:
+        """The standing order of calls like this one, which is shaped. Remembered in `orders`, a few of them."""
+        holder = Holder(self.principal.key, self.principal.user, call.model or "", self.surface.name)
+        order = Order(holder, tuple(charges(call, plan.steady)))
+        if len(self.orders) >= MOST_ORDERS:
+            self.orders.clear()
+        self.orders[plan] = order
+        return order

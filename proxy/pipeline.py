@@ -21,7 +21,7 @@ from proxy.deadlines import Sweep, Watch
 from proxy.departure import Departures, hear_out
 from proxy.dispatch import Dispatch, meter_for
 from proxy.errors import InvalidCall, Overloaded, ProxyError, UpstreamError
-from proxy.policy.contract import REQUESTS, TOKENS, Balance
+from proxy.policy.contract import REQUESTS, TOKENS
 from proxy.policy.policyset import PolicySet
 from proxy.relay import Head, Sink, relay
 from proxy.settlement import Settlement
@@ -135,7 +135,8 @@ class Pipeline:
                         hear_out(answer, trip.meter)
                     answer.close()
             finally:
-                await self.settlement.settle(trip)
+                if not trip.settled:
+                    await self.settlement.settle(trip)
         except asyncio.CancelledError:
             if not watch.absorb():
                 raise
@@ -183,7 +184,8 @@ def response_lines(trip: Trip) -> list[str]:
     """Our own header lines, on answers and errors alike."""
     call = trip.call
     lines = [f"x-request-id: {call.id}", f"tollhouse-policy: {trip.set.version}"]
-    lines += allowance_lines(_told(trip))
+    # Of the limits that the call holds or held of, or of the one that refused it.
+    lines += allowance_lines(trip.balances if trip.reservation is None else trip.reservation.balances(REQUESTS, TOKENS))
     if call.clamps:
         lines.append(f"tollhouse-clamped: {call.clamped}")
     if trip.settled and trip.usage_source is not None:
@@ -192,11 +194,6 @@ def response_lines(trip: Trip) -> list[str]:
     if timing := trip.server_timing():
         lines.append(f"server-timing: {timing}")
     return lines
-
-
-def _told(trip: Trip) -> tuple[Balance, ...]:
-    """Where the limits stand that a client is told of: those that the call holds or held of, or the one that refused it."""
-    return trip.balances if trip.reservation is None else trip.reservation.balances(REQUESTS, TOKENS)
 
 
 def _deadline_error(watch: Watch) -> ProxyError:

@@ -6,14 +6,14 @@ The rule a reader could break: numbers that are not known are never zero.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import replace
+from typing import Any
 
 from proxy.call import Call, Usage, UsageSource
 from proxy.counting import count_input
 from proxy.policy.contract import NANOUSD, TOKENS, Notice
 from proxy.spenders import Spenders
-from proxy.state.contract import Booking
 from proxy.tokens import Tokenizer
 from proxy.trip import Trip
 from proxy.wire import units
@@ -34,18 +34,18 @@ class Settlement:
     def __repr__(self) -> str:
         return f"<Settlement counting={len(self._counting)}>"
 
-    async def settle(self, trip: Trip) -> None:
+    def settle(self, trip: Trip) -> Coroutine[Any, Any, None]:
         """Replace what was held by what was used. A second call changes nothing.
 
         Cancellation interrupts the waiting, never the settling: counting goes on in `trip.counting`.
         """
+        known = None if trip.settled else known_usage(trip)
+        return self._count(trip) if known is None else self._book(trip, *known)
+
+    async def _count(self, trip: Trip) -> None:
         if trip.settled:
             return
         trip.settled = True
-        known = known_usage(trip)
-        if known is not None:
-            await self._book(trip, *known)
-            return
         trip.counting = asyncio.create_task(self._count_and_book(trip))
         self._counting.add(trip.counting)
         trip.counting.add_done_callback(self._counting.discard)
@@ -72,24 +72,25 @@ class Settlement:
         await self._book(trip, usage, "counted" if exact else "estimated")
 
     async def _book(self, trip: Trip, usage: Usage, source: UsageSource | None) -> None:
-        plan = trip.plan
-        assert plan is not None
+        trip.settled = True
         trip.usage, trip.usage_source = usage, source
-        if source is not None:
-            trip.cost_nanousd = cost_nanousd(trip, usage)
-        if trip.reservation is None:
+        cost = trip.cost_nanousd = cost_nanousd(trip, usage) if source is not None else 0
+        reservation = trip.reservation
+        if reservation is None:
             return
         # The request that was held is the one that was made, and a slot is given back in any case.
-        used = {TOKENS: usage.total_tokens, NANOUSD: trip.cost_nanousd}
+        used = {TOKENS: usage.input_tokens + usage.output_tokens, NANOUSD: cost}
         began_ns = trip.now_ns()
-        booking = Booking(usage, source, trip.cost_nanousd) if source is not None else None
-        balances = await trip.reservation.settle(used, booking)
+        balances = await reservation.settle(used, (usage, source, cost) if source is not None else None)
         trip.settle_ns = trip.now_ns() - began_ns
-        if trip.cost_nanousd:
-            self._spenders.add(trip.reservation.quotas, trip.call, trip.cost_nanousd)
-        for balance in balances:
-            if notices := plan.notices(balance):
-                self._notify(notices)
+        if cost:
+            self._spenders.add(reservation.quotas, trip.call, cost)
+        if balances:
+            plan = trip.plan
+            assert plan is not None
+            for balance in balances:
+                if notices := plan.notices(balance):
+                    self._notify(notices)
 
 
 def cost_nanousd(trip: Trip, usage: Usage) -> int:
@@ -100,9 +101,7 @@ def cost_nanousd(trip: Trip, usage: Usage) -> int:
         return 0
     if type(usage) is Held:
         return call.held_nanousd
-    if price.tiers and meter is not None:
-        price = price.billed(meter.tier)
-    cost = price.cost_nanousd(usage)
+    cost = price.cost_nanousd(usage, tier=meter.tier if meter is not None else None)
     if call.tools:
         calls = meter.calls if meter is not None and call.surface.name == "responses" else None
         if calls is None:

@@ -103,7 +103,7 @@ class Policy:
 class Plan:
     """The clauses that a call meets, by hook and in stage order; those of shadowed policies apart.
 
-    model: the name that will be sent upstream. charges: each with whether it is shadowed; varying: those of them that are not steady.
+    model: the name that will be sent upstream. charges: each with whether it is shadowed; steady, varying: the same, apart.
     watchers: who hears of settled balances, by (policy, clause). A plan is itself and no other: what is remembered goes by it.
     """
 
@@ -113,6 +113,7 @@ class Plan:
     check: tuple[Clause, ...]
     shadow_check: tuple[Clause, ...]
     charges: tuple[tuple[Clause, bool], ...]
+    steady: tuple[tuple[Clause, bool], ...]
     varying: tuple[tuple[Clause, bool], ...]
     watchers: Mapping[tuple[str, str], Clause]
 
@@ -143,7 +144,6 @@ class PolicySet:
     source: Reading
     longest_s: int = field(init=False)
     _plans: dict[tuple[str, str, str | None], Plan] = field(default_factory=dict)
-    _steady: dict[tuple[Plan, Principal, str | None], tuple[Charge, ...]] = field(default_factory=dict)
     _limits: dict[tuple[str, str], tuple[int, str | None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -195,19 +195,14 @@ class PolicySet:
             check=having("check", shadow=False),
             shadow_check=having("check", shadow=True),
             charges=charges,
+            steady=tuple(pair for pair in charges if pair[0].steady),
             varying=tuple(pair for pair in charges if not pair[0].steady),
             watchers=MappingProxyType({(c.policy, c.clause): c for c, _ in met if _overrides(c, "settled")}),
         )
 
     def charges(self, call: Call, plan: Plan) -> list[Charge]:
-        """What every clause wants held, the steady ones first; a shadowed one's is counted and never refuses."""
-        who = (plan, call.principal, call.model)
-        steady = self._steady.get(who)
-        if steady is None:
-            steady = tuple(_charges(call, (pair for pair in plan.charges if pair[0].steady)))
-            if len(call.principal.user) + len(call.model or "") <= _LONGEST_CACHED_NAME:
-                _remember(self._steady, who, steady)
-        return [*steady, *_charges(call, plan.varying)] if plan.varying else list(steady)
+        """What every clause wants held, the steady ones first."""
+        return charges(call, plan.varying, charges(call, plan.steady))
 
     def body_limit(self, principal: Principal, path: str) -> tuple[int, str | None]:
         """The most bytes of body to read, and the policy that says so, None for the proxy's own bound.
@@ -251,12 +246,13 @@ def _overrides(clause: Clause, hook: str) -> bool:
     return getattr(type(clause), hook) is not getattr(Clause, hook)
 
 
-def _charges(call: Call, clauses: Iterable[tuple[Clause, bool]]) -> list[Charge]:
-    charges: list[Charge] = []
+def charges(call: Call, clauses: Iterable[tuple[Clause, bool]], before: Iterable[Charge] = ()) -> list[Charge]:
+    """What these clauses want held, after what is to be held `before`; a shadowed one's is counted and never refuses."""
+    asked = [*before]
     for clause, shadow in clauses:
-        asked = clause.charges(call)
-        charges += [Charge(c.limit, c.subject, c.amount, enforced=False) for c in asked] if shadow else asked
-    return charges
+        own = clause.charges(call)
+        asked += [Charge(c.limit, c.subject, c.amount, enforced=False) for c in own] if shadow else own
+    return asked
 
 
 def _remember(cache: dict[K, V], key: K, value: V) -> None:

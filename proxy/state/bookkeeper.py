@@ -13,20 +13,20 @@ from pathlib import Path
 
 from proxy.clock import Clock
 from proxy.errors import StateUnavailable
-from proxy.policy.contract import Charge, Unit
+from proxy.policy.contract import Unit
 from proxy.state.arithmetic import NS
 from proxy.state.contract import Booking
 from proxy.state.counters import Tally
 from proxy.state.database import disk_failed, unusable
 from proxy.state.journal import Journal, path_of
 from proxy.state.memory import MemoryReservation
-from proxy.state.totals import OpenHold, SpendKey, Totals, hour_of
+from proxy.state.totals import OpenHold, Totals, hour_of
 
 _Ended = tuple[MemoryReservation, Mapping[Unit, int], Booking | None]
 
 
 class Bookkeeper:
-    """A `Keeper` for one directory. wrote: called whenever something was written down.
+    """A `Keeper` for one directory. wrote: called when something was written down, once until the next `flush`.
 
     failures: writes that failed, each made good or tried again; last_failure: why the last one did. open_holds: by id.
     """
@@ -42,6 +42,7 @@ class Bookkeeper:
         self._last_id = 0
         self._pending: dict[Tally, int] = {}  # what those held of limits that refuse, which on the disk they still do
         self._room = room
+        self._waits = False  # for `flush`, and whoever is to call it was told
         self.journal = Journal(directory, generation, room=room)
         self.open_holds: dict[int, MemoryReservation] = {}
         self.closed = False
@@ -59,11 +60,10 @@ class Bookkeeper:
     def held(self, reservation: MemoryReservation, now_s: float) -> None:
         """As the Keeper's. Where the journal cannot be written, what never refuses is held all the same."""
         quotas, pending = reservation.quotas, self._pending
-        for charge, tally in quotas:
-            if tally.key is None:
-                tally.key = _key(charge, tally)
-            if charge.enforced and tally in pending and tally.spent + tally.held + pending[tally] > charge.limit.amount:
-                self.flush()  # what others gave back makes room for this, so it is to be seen on the disk before
+        if pending:
+            for charge, tally in quotas:
+                if charge.enforced and tally in pending and tally.spent + tally.held + pending[tally] > charge.limit.amount:
+                    self.flush()  # what others gave back makes room for this, so it is to be seen on the disk before
         id = self._last_id + 1
         began_s = int(now_s)
         try:
@@ -75,25 +75,29 @@ class Bookkeeper:
             return
         self._last_id = reservation.id = id
         reservation.began_s = began_s
-        reservation.began_ns = self._clock.monotonic_ns()
         self.open_holds[id] = reservation
-        self._wrote()
+        if not self._waits:
+            self._waits = True
+            self._wrote()
 
     def settled(self, reservation: MemoryReservation, used: Mapping[Unit, int], booking: Booking | None, *, over: bool) -> None:
         """As the Keeper's. Until it is written the hold stands for it, so only what is more than that is written at once."""
         self.open_holds.pop(reservation.id, None)
         if self.closed:
             raise unusable(f"the state in {self._directory} is closed")
+        if not self._waits:
+            self._waits = True
+            self._wrote()
         self._ended.append((reservation, used, booking))
         for charge, tally in reservation.quotas:
             if charge.enforced:
                 self._pending[tally] = self._pending.get(tally, 0) + charge.amount
         if over:
             self.flush()
-        self._wrote()
 
     def flush(self) -> None:
         """Sum up what ended, and write it to the journal. A failure to write is counted: the sums have it."""
+        self._waits = False
         if not self._ended:
             return
         ended, self._ended = self._ended, []
@@ -104,7 +108,7 @@ class Bookkeeper:
         loose: list[tuple[Tally, int]] = []
         for reservation, used, booking in ended:
             if booking is not None:
-                fresh.book((hour_s, reservation.holder, booking.source), booking)
+                fresh.book((hour_s, reservation.holder, booking[1]), booking)
             amounts = []
             for charge, tally in reservation.quotas:
                 amount = max(0, used.get(charge.limit.unit, charge.amount))
@@ -163,8 +167,3 @@ def _open_hold(reservation: MemoryReservation) -> OpenHold:
         amounts.append((tally.key, charge.amount))
     began_s = reservation.began_s
     return OpenHold(reservation.id, reservation.holder, began_s, began_s + reservation.lasts_s, tuple(amounts))
-
-
-def _key(charge: Charge, tally: Tally) -> SpendKey:
-    limit = charge.limit
-    return limit.policy, limit.clause, charge.subject, limit.unit, tally.window

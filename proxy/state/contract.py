@@ -21,13 +21,8 @@ class Holder(NamedTuple):
     surface: str = ""
 
 
-class Booking(NamedTuple):
-    """What a call used in the end, where it used something, and how that is known: recovered = not at all, its process died."""
-
-    usage: Usage
-    source: UsageSource | Literal["recovered"]
-    cost_nanousd: int
-
+# What a call used in the end, where it used something; how that is known, recovered = not at all, its process died; nanodollars.
+Booking = tuple[Usage, UsageSource | Literal["recovered"], int]
 
 NOBODY = Holder()
 

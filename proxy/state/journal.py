@@ -18,6 +18,7 @@ from zlib import crc32
 
 import orjson
 
+from proxy.policy.contract import Charge
 from proxy.state.contract import Holder
 from proxy.state.counters import QuotaHold, Tally
 from proxy.state.totals import UsageKey
@@ -54,8 +55,8 @@ class Journal:
             os.close(self._fd)
             raise
         self._room = room
-        self._quotas: dict[Tally, int] = {}
-        self._holders: dict[Holder, int] = {}
+        self._quotas: dict[Tally, bytes] = {}
+        self._holders: dict[Holder, bytes] = {}
         self.generation = generation
         self.size = 0
         self.dirty = False
@@ -64,7 +65,7 @@ class Journal:
         return f"<Journal {self.generation}: {self.size} bytes>"
 
     def hold(self, id: int, holder: Holder, began_s: int, expires_s: int, quotas: Sequence[QuotaHold]) -> None:
-        """Write that a call holds so much of these quotas, each of which has a key."""
+        """Write that a call holds so much of these quotas."""
         new: list[bytes] = []
         who = self._holders.get(holder)
         if who is None:
@@ -73,11 +74,11 @@ class Journal:
             charge, tally = quotas[0]
             quota = self._quotas.get(tally)
             if quota is None:
-                quota = self._quota(tally, new)
-            words = b"H %d %d %d %d %d:%d" % (id, who, began_s, expires_s, quota, charge.amount)
+                quota = self._quota(tally, new, charge)
+            words = b"H %d %b %d %d %b:%d" % (id, who, began_s, expires_s, quota, charge.amount)
         else:
-            held = b"".join([b" %d:%d" % (self._quota(tally, new), charge.amount) for charge, tally in quotas])
-            words = b"H %d %d %d %d%b" % (id, who, began_s, expires_s, held)
+            held = b"".join([b" %b:%d" % (self._quota(tally, new, charge), charge.amount) for charge, tally in quotas])
+            words = b"H %d %b %d %d%b" % (id, who, began_s, expires_s, held)
         line = b"%08x %b\n" % (crc32(words), words)
         self._write(b"".join((*new, line)) if new else line)
 
@@ -97,11 +98,11 @@ class Journal:
                 _line(b"S " + b" ".join([b"%d:%b" % (id, b",".join([b"%d" % one for one in amounts])) for id, amounts in settled]))
             )
         if spent:
-            words = b" ".join([b"%d:%d" % (self._quota(tally, lines), amount) for tally, amount in spent])
+            words = b" ".join([b"%b:%d" % (self._quota(tally, lines), amount) for tally, amount in spent])
             lines.append(_line(b"D " + words))
         for (hour_s, holder, source), numbers in used.items():
             words = b" ".join([b"%d" % number for number in numbers])
-            lines.append(_line(b"U %d %d %b %b" % (self._holder(holder, lines), hour_s, source.encode(), words)))
+            lines.append(_line(b"U %b %d %b %b" % (self._holder(holder, lines), hour_s, source.encode(), words)))
         if lines:
             self._write(b"".join(lines))
 
@@ -140,22 +141,23 @@ class Journal:
         finally:
             os.close(self._fd)
 
-    def _quota(self, tally: Tally, lines: list[bytes]) -> int:
-        """The number of a quota, which `lines` tells where it is new."""
+    def _quota(self, tally: Tally, lines: list[bytes], charge: Charge | None = None) -> bytes:
+        """The number of a quota, which `lines` tells where it is new. charge: a hold of it, by which one gets its key that had none."""
         number = self._quotas.get(tally)
         if number is None:
-            key = tally.key
-            assert key is not None
-            number = self._quotas[tally] = len(self._quotas)
-            policy, clause, subject, unit, window = key
-            lines.append(_line(b"K %d %b" % (number, orjson.dumps([policy, clause, subject, unit.value, *window]))))
+            if tally.key is None:
+                assert charge is not None
+                tally.key = (charge.limit.policy, charge.limit.clause, charge.subject, charge.limit.unit, tally.window)
+            number = self._quotas[tally] = b"%d" % len(self._quotas)
+            policy, clause, subject, unit, window = tally.key
+            lines.append(_line(b"K %b %b" % (number, orjson.dumps([policy, clause, subject, unit.value, *window]))))
         return number
 
-    def _holder(self, holder: Holder, lines: list[bytes]) -> int:
+    def _holder(self, holder: Holder, lines: list[bytes]) -> bytes:
         number = self._holders.get(holder)
         if number is None:
-            number = self._holders[holder] = len(self._holders)
-            lines.append(_line(b"W %d %b" % (number, orjson.dumps(list(holder)))))
+            number = self._holders[holder] = b"%d" % len(self._holders)
+            lines.append(_line(b"W %b %b" % (number, orjson.dumps(list(holder)))))
         return number
 
 

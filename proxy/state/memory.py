@@ -71,6 +71,7 @@ class MemoryReservation:
         shadowed: tuple[Denial, ...],
         holder: Holder,
         lasts_s: int,
+        began_ns: int,
     ) -> None:
         self._store = store
         self._holds = holds
@@ -79,7 +80,8 @@ class MemoryReservation:
         self.shadowed = shadowed
         self.holder = holder
         self.lasts_s = lasts_s
-        self.began_s = self.began_ns = 0
+        self.began_s = 0
+        self.began_ns = began_ns
         self.id = 0
 
     def balances(self, *units: Unit) -> tuple[Balance, ...]:
@@ -105,9 +107,16 @@ class MemoryReservation:
             account.settle(held, amount if amount > 0 else 0, now_ns)
             if amount > held:
                 over = True
-        told = self._told = store.note(self.quotas, now_ns) if self.quotas else ()
-        if store.keeper is not None:
-            store.keeper.settled(self, used, booking, over=over)
+        told: tuple[Balance, ...] = ()
+        for charge, tally in self.quotas:
+            store.noted[tally] = charge
+            told_from = charge.limit.told_from
+            if told_from is not None and tally.spent >= told_from:
+                told += (tally.balance(charge, now_ns, store.clock.wall_s()),)
+        self._told = told
+        keeper = store.keeper
+        if keeper is not None:
+            keeper.settled(self, used, booking, over=over)
         return told
 
     def __repr__(self) -> str:
@@ -116,7 +125,10 @@ class MemoryReservation:
 
 
 class MemoryStore:
-    """A StateStore and an Outbox that last as long as the process. keeper: who writes it down, None for nobody."""
+    """A StateStore and an Outbox that last as long as the process. keeper: who writes it down, None for nobody.
+
+    noted: of the store and its reservations, for `changed`.
+    """
 
     def __init__(self, clock: Clock, *, keeper: Keeper | None = None) -> None:
         self.clock = clock
@@ -125,7 +137,7 @@ class MemoryStore:
         self._counters: dict[Key, Counter] = {}
         self._ledgers: dict[Key, Ledger] = {}  # those of the counters that are quotas
         self._round: deque[Key] = deque()  # every counter once, the next to be looked at first
-        self._changed: dict[Tally, Charge] = {}  # with the charge that changed it last
+        self.noted: dict[Tally, Charge] = {}  # what calls settled on, with the charge that did last; until `changed` is asked
         self._undelivered: dict[str, Delivery] = {}
         self._delivered: dict[str, float] = {}  # id → epoch seconds, oldest first
 
@@ -159,7 +171,7 @@ class MemoryStore:
                 account.settle(charge.amount, 0, now_ns)
             return max((_denial(*one, now_ns, now_s) for one in over if one[0].enforced), key=_longest)
         shadowed = tuple([_denial(*one, now_ns, now_s) for one in over]) if over else ()
-        reservation = MemoryReservation(self, holds, quotas, shadowed, holder, lasts_s)
+        reservation = MemoryReservation(self, holds, quotas, shadowed, holder, lasts_s, now_ns)
         if quotas and self.keeper is not None:
             try:
                 self.keeper.held(reservation, now_s)
@@ -185,21 +197,12 @@ class MemoryStore:
                 tally = ledger.peek(ledger.limit, now_s)
                 yield ledger.limit, subject, tally.spent, tally.held, tally.window
 
-    def note(self, quotas: Sequence[QuotaHold], now_ns: int) -> tuple[Balance, ...]:
-        """Remember that calls settled on these quotas. Returns the balances of those whose clause is to be told."""
-        told: tuple[Balance, ...] = ()
-        for charge, tally in quotas:
-            self._changed[tally] = charge
-            told_from = charge.limit.told_from
-            if told_from is not None and tally.spent >= told_from:
-                told += (tally.balance(charge, now_ns, self.clock.wall_s()),)
-        return told
-
     def changed(self) -> tuple[Balance, ...]:
+        if not self.noted:
+            return ()
+        noted, self.noted = self.noted, {}
         now_ns, now_s = self.clock.monotonic_ns(), self.clock.wall_s()
-        balances = tuple(tally.balance(charge, now_ns, now_s) for tally, charge in self._changed.items())
-        self._changed.clear()
-        return balances
+        return tuple([tally.balance(charge, now_ns, now_s) for tally, charge in noted.items()])
 
     def spends(self) -> Iterator[Spend]:
         """What is known to be spent, also of quotas that no call has met since they were restored."""

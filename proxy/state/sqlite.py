@@ -101,7 +101,8 @@ class SqliteStore:
     def reserve(
         self, charges: Sequence[Charge], holder: Holder = NOBODY, *, lasts_s: int = 3600
     ) -> Coroutine[Any, Any, MemoryReservation | Denial]:
-        self._check_open()
+        if self._closed:
+            self._check_open()
         return self._memory.reserve(charges, holder, lasts_s=lasts_s)
 
     def peek(self, charge: Charge) -> Balance:

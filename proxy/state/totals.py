@@ -57,7 +57,7 @@ class OpenHold:
 
     def booking(self) -> Booking:
         """How it counts when nobody can say what came of it: it costs all that was held."""
-        return Booking(Usage(), "recovered", self.nanousd)
+        return Usage(), "recovered", self.nanousd
 
 
 @dataclass(eq=False, slots=True)
@@ -84,11 +84,11 @@ class Totals:
         sums = self.used.get(key)
         if sums is None:
             sums = self.used[key] = [0] * len(COLUMNS)
-        usage = booking.usage
+        usage, _, cost_nanousd = booking
         sums[0] += 1
         sums[1] += usage.input_tokens
         sums[5] += usage.output_tokens
-        sums[8] += booking.cost_nanousd
+        sums[8] += cost_nanousd
         if usage.cached_tokens or usage.reasoning_tokens:
             sums[2] += usage.cached_tokens
             sums[6] += usage.reasoning_tokens
@@ -108,7 +108,7 @@ class Totals:
         for key, amount in hold.amounts:
             self.spend(key, amount)
         booking = hold.booking()
-        self.book((hour_of(now_s), hold.holder, booking.source), booking)
+        self.book((hour_of(now_s), hold.holder, booking[1]), booking)
 
 
 def hour_of(now_s: float) -> int:

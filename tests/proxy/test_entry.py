@@ -8,9 +8,10 @@ import pytest
 
 from proxy.admission import Admission
 from proxy.call import Call
+from proxy.entry import MOST_ORDERS
 from proxy.errors import NotAdmitted
 from proxy.policy.policyset import PolicySet
-from proxy.state.memory import MemoryStore
+from proxy.state.memory import MemoryReservation, MemoryStore
 from proxy.telemetry.trace import TRACE_BYTES, continue_trace
 from proxy.trip import Trip
 from proxy.wire.request import RequestHead
@@ -121,3 +122,49 @@ def test_however_many_heads_are_known_few_are_remembered() -> None:
     for _ in range(2000):
         gate.admit(rules, Arrival(head()))
     assert len(gate.admission._entries) <= 512
+
+
+LIMITED = """version: 1
+keys:
+  - {id: web, anonymous: true, user: {header: x-user}}
+policies:
+  - {name: quick, rate_limit: {requests: 5, per: day, by: [user, model]}}
+  - {name: alias, models: {alias: {fast: gpt-4.1}}}
+  - {name: still, mode: shadow, concurrency: {calls: 1000}}
+"""
+
+
+async def held(gate: Gate, rules: PolicySet, seen: RequestHead, model: str) -> MemoryReservation:
+    """What a call of this model holds that comes with a head."""
+    trip = gate.admit(rules, Arrival(seen))
+    call = trip.call
+    call.model_asked = call.model = model
+    trip.plan = rules.plan(call.principal, call.path, model)
+    for clause in trip.plan.prepare:
+        clause.prepare(call)
+    await gate.admission.reserve(trip)
+    assert isinstance(trip.reservation, MemoryReservation)
+    return trip.reservation
+
+
+async def test_what_calls_hold_alike_is_found_out_once_for_each_model_and_is_of_that_model() -> None:
+    gate, rules, seen = Gate(), compiled(LIMITED), head(key=None)
+    for model, sent in [("o3", "o3"), ("fast", "gpt-4.1"), ("o3", "o3"), ("gpt-4.1", "gpt-4.1")]:
+        reservation = await held(gate, rules, seen, model)
+        assert reservation.holder == ("web", "ada", sent, "models")
+        assert [(b.charge.subject, b.charge.enforced) for b in reservation.balances()] == [
+            (f"user=web/ada,model={sent}", True),
+            ("user=web/ada", False),
+        ]
+    entry = gate.admit(rules, Arrival(seen)).entry
+    assert entry is not None
+    assert len(entry.orders) == 3, "one for each model asked for"
+
+
+async def test_however_many_models_come_with_a_head_few_orders_are_remembered() -> None:
+    gate, rules, seen = Gate(), compiled(LIMITED), head(key=None)
+    for n in range(100):
+        await held(gate, rules, seen, f"model-{n}")
+    entry = gate.admit(rules, Arrival(seen)).entry
+    assert entry is not None
+    assert len(entry.orders) <= MOST_ORDERS

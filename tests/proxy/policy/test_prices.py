@@ -234,7 +234,7 @@ def test_a_tier_is_held_at_the_dearest_that_may_apply_and_billed_at_the_one_that
     price = tiered(tier=configured).find("m", asked)
     assert price is not None
     assert price.worst_nanousd(input_tokens=1_000_000, output_tokens=0) == held * 10**9
-    assert {tier: price.billed(tier).cost_nanousd(READ) for tier in by_answer} == {t: usd * 10**9 for t, usd in by_answer.items()}
+    assert {tier: price.cost_nanousd(READ, tier=tier) for tier in by_answer} == {t: usd * 10**9 for t, usd in by_answer.items()}
 
 
 def test_a_tier_without_a_price_costs_what_unknown_says_and_never_nothing() -> None:
@@ -243,8 +243,8 @@ def test_a_tier_without_a_price_costs_what_unknown_says_and_never_nothing() -> N
     rated = tiered(unknown=usd("7", "9")).find("m", "scale")
     assert rated is not None
     assert rated.worst_nanousd(input_tokens=1_000_000, output_tokens=0) == 7 * 10**9
-    assert rated.billed("scale").cost_nanousd(READ) == 7 * 10**9
-    assert rated.billed("default").cost_nanousd(READ) == 2 * 10**9
+    assert rated.cost_nanousd(READ, tier="scale") == 7 * 10**9
+    assert rated.cost_nanousd(READ, tier="default") == 2 * 10**9
     assert tiered(unknown=usd("7", "9")).find("no-such-model", "scale") == usd("7", "9")
 
 

@@ -13,7 +13,7 @@ from proxy.call import Usage
 from proxy.errors import StateUnavailable
 from proxy.policy.contract import Unit
 from proxy.state.books import Books, UsageRow, read_books
-from proxy.state.contract import Booking, Denial, Holder
+from proxy.state.contract import Denial, Holder
 from proxy.state.database import MIGRATIONS, Database
 from proxy.state.sqlite import SqliteStore
 from proxy.state.totals import OpenHold
@@ -185,7 +185,7 @@ async def test_what_is_only_in_the_journal_is_in_the_books(tmp_path: Path) -> No
         reservation = await store.reserve((money(200),), holder, lasts_s=900)
         assert not isinstance(reservation, Denial)
         if holder is ada:
-            await reservation.settle({}, Booking(Usage(1, 2, 3, 4, 5, 6, 7), "reported", 120_000))
+            await reservation.settle({}, (Usage(1, 2, 3, 4, 5, 6, 7), "reported", 120_000))
     async with asyncio.timeout(30):
         while len((before := read_books(tmp_path, since_s=0)).holds) > 2:
             await asyncio.sleep(0)  # until what ended is written down
@@ -208,7 +208,7 @@ async def test_rows_of_the_journal_join_those_of_the_database(tmp_path: Path) ->
         # More is used than was held, so it is in the journal at once.
         reservation = await store.reserve((money(1, enforced=False),), ada)
         assert not isinstance(reservation, Denial)
-        await reservation.settle({Unit.NANOUSD: 120_000}, Booking(Usage(*range(1, 8)), "reported", 120_000))
+        await reservation.settle({Unit.NANOUSD: 120_000}, (Usage(*range(1, 8)), "reported", 120_000))
 
     for written in (False, True):
         await call()

@@ -9,7 +9,7 @@ import pytest
 
 from proxy.call import Usage
 from proxy.policy.contract import Unit
-from proxy.state.contract import Booking, Holder
+from proxy.state.contract import Holder
 from proxy.state.counters import Tally
 from proxy.state.journal import Journal, generations, path_of
 from proxy.state.replay import Replay
@@ -18,7 +18,7 @@ from tests.proxy.state.limits import money
 
 DAY = (1_799_971_200, 1_800_057_600)
 ADA, BOB = Holder("web", "ada\n", "gpt-4.1", "chat"), Holder("web", "bob", "gpt-4.1", "chat")
-USED = Booking(Usage(10, 5, cached_tokens=3), "reported", 70)
+USED = (Usage(10, 5, cached_tokens=3), "reported", 70)
 HOUR = 1_799_996_400
 
 

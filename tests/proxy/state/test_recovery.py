@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from proxy.call import Usage
 from proxy.errors import StateUnavailable
 from proxy.policy.contract import Quota, Unit
-from proxy.state.contract import Booking, Denial, Holder, Reservation
+from proxy.state.contract import Denial, Holder, Reservation
 from proxy.state.journal import generations, path_of
 from proxy.state.sqlite import SqliteStore
 from tests.clock import FakeClock
@@ -101,7 +101,7 @@ class Books:
         elif isinstance(step, Settle) and self.running:
             reservation, held = self.running.pop(step.which % len(self.running))
             used = held * step.used // 100
-            await reservation.settle({Unit.NANOUSD: used}, Booking(Usage(1, 1), "reported", used))
+            await reservation.settle({Unit.NANOUSD: used}, (Usage(1, 1), "reported", used))
             self.least, self.most = self.least + used, self.most + max(used, held)
         elif isinstance(step, Flush):
             await self.store.flush()
@@ -207,11 +207,11 @@ async def test_a_kill_between_a_new_journal_and_the_database_counts_everything_o
     over = await store.reserve((money(50),), ADA)
     assert not isinstance(held, Denial)
     assert not isinstance(over, Denial)
-    await over.settle({Unit.NANOUSD: 40}, Booking(Usage(1, 1), "reported", 40))
+    await over.settle({Unit.NANOUSD: 40}, (Usage(1, 1), "reported", 40))
     rename(directory, "hold", "gone")
     with pytest.raises(StateUnavailable):
         await store.flush()  # a new journal has begun, and the database knows nothing of it
-    await held.settle({Unit.NANOUSD: 170}, Booking(Usage(1, 1), "reported", 170))  # more than it held: that is written at once
+    await held.settle({Unit.NANOUSD: 170}, (Usage(1, 1), "reported", 170))  # more than it held: that is written at once
     assert not isinstance(await store.reserve((money(5),), ADA), Denial)
     assert len(generations(directory)) == 2
     killed = directory.with_name("killed")
@@ -228,7 +228,7 @@ async def test_calls_that_hold_no_money_are_in_the_books_too(directory: Path, cl
     store = await SqliteStore.open(directory, clock)
     held = await store.reserve((requests(),), ADA)
     assert not isinstance(held, Denial)
-    await held.settle({}, Booking(Usage(3, 4), "counted", 9))
+    await held.settle({}, (Usage(3, 4), "counted", 9))
     await store.close()
     assert used_by(directory) == [("ada", "counted", 1, 9)]
 
@@ -285,7 +285,7 @@ async def test_where_a_hold_cannot_be_written_a_limit_refuses_and_an_alarm_count
         else:
             held = await store.reserve((money(100, enforced=False), requests()), ADA)
             assert not isinstance(held, Denial)
-            await held.settle({Unit.NANOUSD: 60}, Booking(Usage(1, 1), "reported", 60))
+            await held.settle({Unit.NANOUSD: 60}, (Usage(1, 1), "reported", 60))
             assert store.peek(money(0)).spent == 60
         assert store.failures > 0
     finally:
@@ -305,6 +305,6 @@ async def test_a_long_journal_is_given_to_the_database_without_being_told(direct
         while generations(directory) == first:
             held = await store.reserve((money(1, quota=Quota(10**9, "day", "UTC")),), ADA)
             assert not isinstance(held, Denial)
-            await held.settle({Unit.NANOUSD: 1}, Booking(Usage(1, 1), "reported", 1))
+            await held.settle({Unit.NANOUSD: 1}, (Usage(1, 1), "reported", 1))
             await asyncio.sleep(0)
     await store.close()
