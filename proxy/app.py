@@ -96,7 +96,7 @@ class App:
             log=log,
             count=lambda kind, result: self.metrics.pages.child(kind, result).inc(),
             random=chance,
-            alarms=Standing(lambda: shelf.current, store, self.clock),
+            alarms=Standing(lambda: shelf.current, store),
             top=spenders.top,
         )
         accounts = self.accounts = Accounts(log=log, metrics=self.metrics, changed=store.changed, loop=loop)

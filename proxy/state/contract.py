@@ -82,7 +82,10 @@ class StateStore(Protocol):
         """
 
     def peek(self, charge: Charge) -> Balance:
-        """Where a counter stands, without touching it (metrics, headers)."""
+        """Where a counter stands, without touching it (headers, and what is left for a call).
+
+        Of a quota that no call has met it looks up what was spent before; where that fails it says what is known.
+        """
 
     def quotas(self, *, most: int = 1000) -> Iterator[tuple[Limit, str, int, int, tuple[int, int]]]:
         """The quotas in use, at most so many: (limit, subject, spent, held, window), without touching them (metrics)."""
@@ -95,6 +98,16 @@ class StateStore(Protocol):
 
     async def close(self) -> None:
         """Make durable what is durable and let go of files."""
+
+
+class Spend(NamedTuple):
+    """What one subject spent of a quota in a window."""
+
+    policy: str
+    clause: str
+    subject: str
+    window: tuple[int, int]
+    spent: int
 
 
 @dataclass(frozen=True, slots=True)

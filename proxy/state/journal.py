@@ -64,7 +64,7 @@ class Journal:
         return f"<Journal {self.generation}: {self.size} bytes>"
 
     def hold(self, id: int, holder: Holder, began_s: int, expires_s: int, quotas: Sequence[QuotaHold]) -> None:
-        """Write that a call holds so much of these quotas, each of which has a key."""
+        """Write that a call holds so much of these quotas."""
         new: list[bytes] = []
         who = self._holders.get(holder)
         if who is None:
@@ -144,10 +144,8 @@ class Journal:
         """The number of a quota, which `lines` tells where it is new."""
         number = self._quotas.get(tally)
         if number is None:
-            key = tally.key
-            assert key is not None
             number = self._quotas[tally] = len(self._quotas)
-            policy, clause, subject, unit, window = key
+            policy, clause, subject, unit, window = tally.key
             lines.append(_line(b"K %d %b" % (number, orjson.dumps([policy, clause, subject, unit.value, *window]))))
         return number
 
