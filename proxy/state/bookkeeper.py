@@ -36,9 +36,7 @@ class Bookkeeper:
     failures: writes that failed, each made good or tried again; last_failure: why the last one did. open_holds: by id.
     """
 
-    def __init__(
-        self, directory: Path, clock: Clock, *, past: Past, generation: int, room: int, wrote: Callable[[], None]
-    ) -> None:
+    def __init__(self, directory: Path, clock: Clock, *, past: Past, generation: int, room: int, wrote: Callable[[], None]) -> None:
         """room: of each journal. Errors: StateUnavailable."""
         self._directory = directory
         self._clock = clock

@@ -77,7 +77,7 @@ class StateStore(Protocol):
     async def reserve(self, charges: Sequence[Charge], holder: Holder = NOBODY, *, lasts_s: int = 3600) -> Reservation | Denial:
         """Hold all charges or none. A charge that is not enforced is counted and never denies.
 
-        lasts_s: how long the call can last at most; a hold that is older is nobody's, and counts as spent.
+        lasts_s: how long the call can last at most; one of quotas that is older is nobody's, and a store that writes counts it as spent.
         Errors: StateUnavailable, where what is held cannot be written down; what never refuses is counted all the same.
         """
 

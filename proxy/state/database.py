@@ -114,13 +114,22 @@ class Database:
         """
         rows = "FROM spend INDEXED BY spend_by_end WHERE end_s = ? AND rowid > ?"
         last = self._connection.execute(
-            f"SELECT rowid {rows} ORDER BY rowid LIMIT 1 OFFSET ?",  # noqa: S608 - text of ours
+            f"SELECT rowid {rows} ORDER BY rowid LIMIT 1 OFFSET ?",
             (window[1], after, SEARCHED_AT_ONCE - 1),
         ).fetchone()
         found = self._connection.execute(
             f"""SELECT policy, clause, subject, spent {rows} AND rowid <= ?
-            AND policy = ? AND clause = ? AND unit = ? AND start_s = ? AND spent >= ?""",  # noqa: S608 - text of ours
-            (window[1], after, last[0] if last else MOST_SPENT, limit.policy, limit.clause, limit.unit.value, window[0], limit.told_from),
+            AND policy = ? AND clause = ? AND unit = ? AND start_s = ? AND spent >= ?""",
+            (
+                window[1],
+                after,
+                last[0] if last else MOST_SPENT,
+                limit.policy,
+                limit.clause,
+                limit.unit.value,
+                window[0],
+                limit.told_from,
+            ),
         )
         spends = [Spend(policy, clause, subject, window, spent) for policy, clause, subject, spent in found]
         return spends, last[0] if last else None

@@ -30,7 +30,7 @@ class Past:
             raise disk_failed(directory, error) from error
 
     def __repr__(self) -> str:
-        return f"<Past in {self._directory}: asked {self.asked} times>"
+        return f"<Past asked {self.asked} times>"
 
     def spent(self, key: SpendKey) -> int:
         """What the database has of one quota and window; 0 where it has nothing."""

@@ -55,9 +55,7 @@ class SqliteStore:
         self._directory = directory
         self._clock = clock
         self._past = Past(directory)
-        self._books = Bookkeeper(
-            directory, clock, past=self._past, generation=recovery.generation, room=room, wrote=self._wrote
-        )
+        self._books = Bookkeeper(directory, clock, past=self._past, generation=recovery.generation, room=room, wrote=self._wrote)
         self._memory = MemoryStore(clock, keeper=self._books)
         self._database = database
         self._thread = thread
@@ -98,6 +96,11 @@ class SqliteStore:
     @property
     def last_failure(self) -> str | None:
         return self._books.last_failure
+
+    @property
+    def asked(self) -> int:
+        """How often the database was asked what was spent before."""
+        return self._past.asked
 
     def reserve(
         self, charges: Sequence[Charge], holder: Holder = NOBODY, *, lasts_s: int = 3600
