@@ -61,8 +61,8 @@ KEPT_S = 40 * 86_400
 # A write deletes at most so many old rows: after a long stop nobody waits for all of them at once.
 DELETED_AT_ONCE = 500
 
-# A search for alarms looks at so many rows, some 10 ms, before others have their turn in the thread.
-SEARCHED_AT_ONCE = 20_000
+# A search for alarms looks at so many rows, some 5 ms, before others have their turn in the thread.
+SEARCHED_AT_ONCE = 5_000
 
 MOST_SPENT = 2**63 - 1  # what an INTEGER of SQLite holds: nine billion dollars
 

@@ -215,7 +215,7 @@ async def test_forgotten_counters_are_looked_up_again(directory: Path, clock: Fa
     await store.close()
 
 
-async def test_of_a_million_budgets_those_are_found_that_reached_an_alarm(directory: Path, clock: FakeClock) -> None:
+async def test_of_many_budgets_those_are_found_that_reached_an_alarm(directory: Path, clock: FakeClock) -> None:
     owe(directory, SEARCHED_AT_ONCE + 10)
     store = await SqliteStore.open(directory, clock)
     limit = money(0, told_from=500).limit
