@@ -89,7 +89,7 @@ class App:
         self.upstreams: dict[tuple[str, str], HttpUpstream] = {}
         self.courier: Courier | None = None
         spenders = Spenders(self.clock)
-        self.standing = Standing(lambda: shelf.current, store, self.clock)
+        self.standing = Standing(lambda: shelf.current, store)
         self.pager = Pager(
             store,
             clock=self.clock,
@@ -321,7 +321,7 @@ class App:
         self.metrics.inflight_calls.set(self.pipeline.inflight)
         self.metrics.log_dropped.value = self.log.dropped
         self.metrics.state_failures.value = self.store.failures
-        for policy, turns_s in self.standing.resets():
+        for policy, turns_s in self.standing.resets(self.clock.wall_s()):
             self.metrics.budget_reset.child(policy).set(turns_s)
 
 

@@ -13,7 +13,7 @@ The rule a reader could break: `notify` is called while a client waits, so it ne
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import islice
 from math import inf
@@ -49,7 +49,7 @@ LOG = Sink("", kind="log")
 class Alarms(Protocol):
     """Which alarms stand, as the policies in force have it: see `Standing`."""
 
-    def notices(self) -> Iterable[Iterable[Notice]]: ...
+    def notices(self) -> AsyncIterator[Iterable[Notice]]: ...
 
     def raised(self, page: Page) -> int | None: ...
 
@@ -179,8 +179,10 @@ class Pager:
             return
         self._review_due = False
         try:
-            for number, notices in enumerate(self._alarms.notices(), start=1):
+            number = 0
+            async for notices in self._alarms.notices():
                 self.notify(notices)
+                number += 1
                 if len(self._queue) >= _BATCH:
                     await self._store()
                 elif not number % _BATCH:

@@ -3,7 +3,7 @@
 import asyncio
 import selectors
 from collections import defaultdict, deque
-from collections.abc import Collection, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any
@@ -164,8 +164,9 @@ class FakeAlarms:
     standing: list[Notice] = field(default_factory=list)
     limit: int | None = None
 
-    def notices(self) -> list[list[Notice]]:
-        return [[one] for one in self.standing]
+    async def notices(self) -> AsyncIterator[list[Notice]]:
+        for one in self.standing:
+            yield [one]
 
     def raised(self, page: Page) -> int | None:
         return self.limit

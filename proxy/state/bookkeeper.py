@@ -6,20 +6,25 @@
 The rule a reader could break: the sums and the journals since the last turn that the database took say the same. Where the journal
 could not be written the sums know more, and until the next turn only this process does. What a limit has spent and held on the disk is
 never more than the limit, so a restart finds nobody over it who was not.
+
+What was spent before is looked up when a quota is first met. Then the database has all of it: whatever it has yet to be given belongs to a
+tally that is in use, and as long as one is, it is the only one of its quota and window, and the one to ask.
 """
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from proxy.clock import Clock
 from proxy.errors import StateUnavailable
 from proxy.policy.contract import Unit
 from proxy.state.arithmetic import NS
 from proxy.state.contract import Booking
-from proxy.state.counters import Tally
+from proxy.state.counters import SpendKey, Tally
 from proxy.state.database import disk_failed, unusable
 from proxy.state.journal import Journal, path_of
 from proxy.state.memory import MemoryReservation
+from proxy.state.past import Past
 from proxy.state.totals import OpenHold, Totals, hour_of
 
 _Ended = tuple[MemoryReservation, Mapping[Unit, int], Booking | None]
@@ -31,19 +36,25 @@ class Bookkeeper:
     failures: writes that failed, each made good or tried again; last_failure: why the last one did. open_holds: by id.
     """
 
-    def __init__(self, directory: Path, clock: Clock, *, generation: int, room: int, wrote: Callable[[], None]) -> None:
-        """room: of each journal. Errors: OSError."""
+    def __init__(self, directory: Path, clock: Clock, *, past: Past, generation: int, room: int, wrote: Callable[[], None]) -> None:
+        """room: of each journal. Errors: StateUnavailable."""
         self._directory = directory
         self._clock = clock
         self._wrote = wrote
-        self._totals = Totals()
+        self._past = past
+        self._tallies: WeakValueDictionary[SpendKey, Tally] = WeakValueDictionary()
+        self._totals = Totals()  # of what was used alone
         self._spent: dict[Tally, int] = {}
+        self._handed: dict[Tally, int] = {}  # to the database, which has not said yet whether it took it
         self._ended: list[_Ended] = []  # what was settled and is yet to be written
         self._last_id = 0
         self._pending: dict[Tally, int] = {}  # what those held of limits that refuse, which on the disk they still do
         self._room = room
         self._waits = False  # for `flush`, and whoever is to call it was told
-        self.journal = Journal(directory, generation, room=room)
+        try:
+            self.journal = Journal(directory, generation, room=room)
+        except OSError as error:
+            raise disk_failed(directory, error) from error
         self.open_holds: dict[int, MemoryReservation] = {}
         self.closed = False
         self.failures = 0
@@ -55,15 +66,31 @@ class Bookkeeper:
     @property
     def unwritten(self) -> int:
         """What the database has yet to be given: sums, and calls that ended and are not in them yet."""
-        return len(self._ended) + len(self._spent) + len(self._totals.spent) + len(self._totals.used)
+        return len(self._ended) + len(self._spent) + len(self._totals.used)
+
+    def tally(self, key: SpendKey) -> Tally:
+        """As the Keeper's."""
+        tally = self._tallies.get(key)
+        if tally is None:
+            tally = self._tallies[key] = Tally(key, unread=True)
+        if tally.unread and tally not in self._handed:  # else nobody knows whether that is in what would be read
+            try:
+                tally.spent += self._past.spent(key)
+                tally.unread = False
+            except StateUnavailable as error:
+                self.failed(error)
+        return tally
 
     def held(self, reservation: MemoryReservation, now_s: float) -> None:
         """As the Keeper's. Where the journal cannot be written, what never refuses is held all the same."""
         quotas, pending = reservation.quotas, self._pending
-        if pending:
-            for charge, tally in quotas:
-                if charge.enforced and tally in pending and tally.spent + tally.held + pending[tally] > charge.limit.amount:
-                    self.flush()  # what others gave back makes room for this, so it is to be seen on the disk before
+        for charge, tally in quotas:
+            if not charge.enforced:
+                continue
+            if tally.unread:
+                raise unusable(self.last_failure or f"what was spent cannot be read in {self._directory}")
+            if tally in pending and tally.spent + tally.held + pending[tally] > charge.limit.amount:
+                self.flush()  # what others gave back makes room for this, so it is to be seen on the disk before
         id = self._last_id + 1
         began_s = int(now_s)
         try:
@@ -134,17 +161,26 @@ class Bookkeeper:
         self.flush()
         before, self.journal = self.journal, following
         totals, self._totals = self._totals, Totals()
-        for tally, amount in self._spent.items():
+        self._handed, self._spent = self._spent, {}
+        for tally, amount in self._handed.items():
             if amount:
-                assert tally.key is not None
                 totals.spend(tally.key, amount)
-        self._spent = {}
         return totals, [_open_hold(reservation) for reservation in self.open_holds.values()], before
+
+    def written(self) -> None:
+        """The database took what `turn` handed out."""
+        for tally, amount in self._handed.items():
+            if tally.unread:
+                tally.spent -= amount  # it is in what will be read
+        self._handed = {}
 
     def take_back(self, totals: Totals) -> None:
         """What `turn` handed out could not be written; the journals have it still, or the next turn will."""
-        totals.add(self._totals)
-        self._totals = totals
+        for tally, amount in self._spent.items():
+            self._handed[tally] = self._handed.get(tally, 0) + amount
+        self._spent, self._handed = self._handed, {}
+        later, self._totals = self._totals, Totals(used=totals.used)
+        self._totals.add(later)
 
     def close(self) -> None:
         """After the last turn: let go of the journal, and of its file where nothing was written to it. Errors: OSError."""
@@ -161,9 +197,6 @@ class Bookkeeper:
 
 
 def _open_hold(reservation: MemoryReservation) -> OpenHold:
-    amounts = []
-    for charge, tally in reservation.quotas:
-        assert tally.key is not None
-        amounts.append((tally.key, charge.amount))
+    amounts = tuple([(tally.key, charge.amount) for charge, tally in reservation.quotas])
     began_s = reservation.began_s
-    return OpenHold(reservation.id, reservation.holder, began_s, began_s + reservation.lasts_s, tuple(amounts))
+    return OpenHold(reservation.id, reservation.holder, began_s, began_s + reservation.lasts_s, amounts)

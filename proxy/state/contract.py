@@ -72,12 +72,15 @@ class StateStore(Protocol):
     async def reserve(self, charges: Sequence[Charge], holder: Holder = NOBODY, *, lasts_s: int = 3600) -> Reservation | Denial:
         """Hold all charges or none. A charge that is not enforced is counted and never denies.
 
-        lasts_s: how long the call can last at most; a hold that is older is nobody's, and counts as spent.
+        lasts_s: how long the call can last at most; one of quotas that is older is nobody's, and a store that writes counts it as spent.
         Errors: StateUnavailable, where what is held cannot be written down; what never refuses is counted all the same.
         """
 
     def peek(self, charge: Charge) -> Balance:
-        """Where a counter stands, without touching it (metrics, headers)."""
+        """Where a counter stands, without touching it (headers, and what is left for a call).
+
+        Of a quota that no call has met it looks up what was spent before; where that fails it says what is known.
+        """
 
     def quotas(self, *, most: int = 1000) -> Iterator[tuple[Limit, str, int, int, tuple[int, int]]]:
         """The quotas in use, at most so many: (limit, subject, spent, held, window), without touching them (metrics)."""
@@ -90,6 +93,16 @@ class StateStore(Protocol):
 
     async def close(self) -> None:
         """Make durable what is durable and let go of files."""
+
+
+class Spend(NamedTuple):
+    """What one subject spent of a quota in a window."""
+
+    policy: str
+    clause: str
+    subject: str
+    window: tuple[int, int]
+    spent: int
 
 
 @dataclass(frozen=True, slots=True)

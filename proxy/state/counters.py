@@ -6,12 +6,14 @@ break: a call settles on the account it held of, not on the one its limit would 
 in which it was held, and a call that runs over midnight leaves the new day untouched.
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 from proxy.policy.contract import Balance, Charge, Limit, Quota, Rate, Slots, Unit
 from proxy.state.arithmetic import NS, Pace, pace, remaining, rescale, reset_ns, retry_after_ns, take, window
 
 Window = tuple[int, int]
+SpendKey = tuple[str, str, str, Unit, Window]  # policy, clause, subject, unit, window
 
 # When only running calls stand in the way, nobody knows when they end. A second keeps a client from hammering, and from giving up.
 HELD_RETRY_S = 1.0
@@ -35,9 +37,9 @@ class Account(Protocol):
 
 
 class Counter(Protocol):
-    """limit: the one it last counted under; None for a quota that was restored, until its first call."""
+    """limit: the one it last counted under."""
 
-    limit: Limit | None
+    limit: Limit
 
     def counts(self, limit: Limit) -> bool:
         """Whether it can go on under this limit. If not (a rate that became a quota, other units), a new counter is due."""
@@ -62,7 +64,7 @@ class Bucket:
 
     def __init__(self, limit: Limit) -> None:
         assert isinstance(limit.rule, Rate)
-        self.limit: Limit | None = limit
+        self.limit = limit
         self._unit = limit.unit
         self._set_pace(pace(limit.rule))
         self._tat = 0
@@ -128,7 +130,7 @@ class Seats:
     __slots__ = ("_held", "limit")
 
     def __init__(self, limit: Limit) -> None:
-        self.limit: Limit | None = limit
+        self.limit = limit
         self._held = 0
 
     def counts(self, limit: Limit) -> bool:
@@ -161,16 +163,17 @@ class Seats:
 class Tally:
     """One window of a quota, from `starts_s` to before `ends_s`: its bounds as a clock has them, to be compared in every call.
 
-    key: policy, clause, subject, unit and window, once whoever writes it down has set it.
+    unread: what was spent before it was made is not in `spent`, for it could not be looked up.
     """
 
-    __slots__ = ("calls", "ends_s", "held", "key", "spent", "starts_s", "window")
+    __slots__ = ("__weakref__", "calls", "ends_s", "held", "key", "spent", "starts_s", "unread", "window")
 
-    def __init__(self, window: Window, *, spent: int = 0) -> None:
-        self.window = window
-        self.key: tuple[str, str, str, Unit, Window] | None = None
+    def __init__(self, key: SpendKey, *, unread: bool = False) -> None:
+        self.key = key
+        self.window = window = key[4]
         self.starts_s, self.ends_s = float(window[0]), float(window[1])
-        self.spent = spent
+        self.unread = unread
+        self.spent = 0
         self.held = 0
         self.calls = 0
 
@@ -222,27 +225,22 @@ class Ledger:
     """A quota: the tallies of its last two windows, the current one last.
 
     Two, because a wall clock steps: set back over midnight it must find yesterday's spend, and today's when midnight comes again.
+    recall: the tally of a window that is not among the two, with what was spent of it before.
     """
 
-    __slots__ = ("_calendar", "_current", "_tallies", "limit", "unit")
+    __slots__ = ("_calendar", "_current", "_recall", "_subject", "_tallies", "_unit", "limit")
 
-    def __init__(self, unit: Unit, calendar: Calendar, *, limit: Limit | None = None) -> None:
-        self.limit = limit
-        self.unit = unit
+    def __init__(self, charge: Charge, calendar: Calendar, recall: Callable[[SpendKey], Tally]) -> None:
+        self.limit = charge.limit
+        self._unit = charge.limit.unit
+        self._subject = charge.subject
         self._calendar = calendar
+        self._recall = recall
         self._tallies: tuple[Tally, ...] = ()
         self._current: Tally | None = None  # the last tally, while its window is that of the limit's period and zone
 
-    @property
-    def tallies(self) -> tuple[Tally, ...]:
-        return self._tallies
-
-    def restore(self, tally: Tally) -> None:
-        """Take over a window that was counted before. Oldest first."""
-        self._tallies = (*self._tallies[-1:], tally)
-
     def counts(self, limit: Limit) -> bool:
-        return type(limit.rule) is Quota and limit.unit is self.unit
+        return type(limit.rule) is Quota and limit.unit is self._unit
 
     def refit(self, limit: Limit, now_ns: int) -> None:
         self.limit = limit
@@ -252,17 +250,23 @@ class Ledger:
         """What a call made now, under its limit, holds of."""
         current = self._current
         if current is None or not current.starts_s <= now_s < current.ends_s:
-            assert self.limit is not None
-            current = self._current = self.peek(self.limit, now_s)
+            current = self.peek(self.limit, now_s)
             others = tuple(tally for tally in self._tallies if tally is not current)
             self._tallies = (*others[-1:], current)
+            self._current = None if current.unread else current  # the next call looks it up again
         return current
+
+    def known(self, window: Window) -> Tally | None:
+        """That of a window, if it is one of the two: nothing is looked up for it."""
+        return next((tally for tally in self._tallies if tally.window == window), None)
 
     def peek(self, limit: Limit, now_s: float) -> Tally:
         assert isinstance(limit.rule, Quota)
-        current = self._calendar.window(limit.rule, now_s)
-        known = [tally for tally in self._tallies if tally.window == current]
-        return known[0] if known else Tally(current)
+        window = self._calendar.window(limit.rule, now_s)
+        known = self.known(window)
+        if known is not None and not known.unread:
+            return known
+        return self._recall((limit.policy, limit.clause, self._subject, self._unit, window))
 
     def at_rest(self, now_ns: int, now_s: float) -> bool:
         return all(tally.at_rest(now_s) for tally in self._tallies)

@@ -16,11 +16,11 @@ from pathlib import Path
 import orjson
 
 from proxy.errors import StateUnavailable
-from proxy.policy.contract import Unit
-from proxy.state.contract import Delivery, Holder
-from proxy.state.counters import CLOCK_STEP_S
+from proxy.policy.contract import Limit
+from proxy.state.contract import Delivery, Holder, Spend
+from proxy.state.counters import Window
 from proxy.state.journal import generations, path_of
-from proxy.state.memory import KNOWN_S, Spend
+from proxy.state.memory import KNOWN_S
 from proxy.state.replay import Replay, key_of
 from proxy.state.totals import COLUMNS, OpenHold, Totals
 
@@ -60,6 +60,9 @@ KEPT_S = 40 * 86_400
 
 # A write deletes at most so many old rows: after a long stop nobody waits for all of them at once.
 DELETED_AT_ONCE = 500
+
+# A search for alarms looks at so many rows, some 5 ms, before others have their turn in the thread.
+SEARCHED_AT_ONCE = 5_000
 
 MOST_SPENT = 2**63 - 1  # what an INTEGER of SQLite holds: nine billion dollars
 
@@ -104,16 +107,32 @@ class Database:
         finally:
             os.close(self._lock)
 
-    def open_spend(self, now_s: float) -> list[Spend]:
-        """What was spent in windows that are open, or ended so lately that the clock may be set back into them. Oldest first."""
-        rows = self._connection.execute(
-            "SELECT policy, clause, subject, unit, start_s, end_s, spent FROM spend WHERE end_s > ? ORDER BY start_s",
-            (now_s - CLOCK_STEP_S,),
+    def reached(self, limit: Limit, window: Window, *, after: int) -> tuple[list[Spend], int | None]:
+        """The subjects that spent `told_from` or more of this limit in this window, among SEARCHED_AT_ONCE rows.
+
+        after: where the search goes on, 0 at first. Returns what was found, and where to go on; None at the end.
+        """
+        rows = "FROM spend INDEXED BY spend_by_end WHERE end_s = ? AND rowid > ?"
+        last = self._connection.execute(
+            f"SELECT rowid {rows} ORDER BY rowid LIMIT 1 OFFSET ?",
+            (window[1], after, SEARCHED_AT_ONCE - 1),
+        ).fetchone()
+        found = self._connection.execute(
+            f"""SELECT policy, clause, subject, spent {rows} AND rowid <= ?
+            AND policy = ? AND clause = ? AND unit = ? AND start_s = ? AND spent >= ?""",
+            (
+                window[1],
+                after,
+                last[0] if last else MOST_SPENT,
+                limit.policy,
+                limit.clause,
+                limit.unit.value,
+                window[0],
+                limit.told_from,
+            ),
         )
-        return [
-            Spend(policy, clause, subject, Unit(unit), (start_s, end_s), spent)
-            for policy, clause, subject, unit, start_s, end_s, spent in rows
-        ]
+        spends = [Spend(policy, clause, subject, window, spent) for policy, clause, subject, spent in found]
+        return spends, last[0] if last else None
 
     def take(self, totals: Totals, holds: Collection[OpenHold], generation: int, now_s: float) -> None:
         """One transaction: these differences in, windows and hours older than 40 days out.

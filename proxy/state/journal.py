@@ -18,7 +18,6 @@ from zlib import crc32
 
 import orjson
 
-from proxy.policy.contract import Charge
 from proxy.state.contract import Holder
 from proxy.state.counters import QuotaHold, Tally
 from proxy.state.totals import UsageKey
@@ -74,10 +73,10 @@ class Journal:
             charge, tally = quotas[0]
             quota = self._quotas.get(tally)
             if quota is None:
-                quota = self._quota(tally, new, charge)
+                quota = self._quota(tally, new)
             words = b"H %d %b %d %d %b:%d" % (id, who, began_s, expires_s, quota, charge.amount)
         else:
-            held = b"".join([b" %b:%d" % (self._quota(tally, new, charge), charge.amount) for charge, tally in quotas])
+            held = b"".join([b" %b:%d" % (self._quota(tally, new), charge.amount) for charge, tally in quotas])
             words = b"H %d %b %d %d%b" % (id, who, began_s, expires_s, held)
         line = b"%08x %b\n" % (crc32(words), words)
         self._write(b"".join((*new, line)) if new else line)
@@ -141,13 +140,10 @@ class Journal:
         finally:
             os.close(self._fd)
 
-    def _quota(self, tally: Tally, lines: list[bytes], charge: Charge | None = None) -> bytes:
-        """The number of a quota, which `lines` tells where it is new. charge: a hold of it, by which one gets its key that had none."""
+    def _quota(self, tally: Tally, lines: list[bytes]) -> bytes:
+        """The number of a quota, which `lines` tells where it is new."""
         number = self._quotas.get(tally)
         if number is None:
-            if tally.key is None:
-                assert charge is not None
-                tally.key = (charge.limit.policy, charge.limit.clause, charge.subject, charge.limit.unit, tally.window)
             number = self._quotas[tally] = b"%d" % len(self._quotas)
             policy, clause, subject, unit, window = tally.key
             lines.append(_line(b"K %b %b" % (number, orjson.dumps([policy, clause, subject, unit.value, *window]))))

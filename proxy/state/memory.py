@@ -6,17 +6,17 @@ says no more than a new one would is forgotten, a few at each call, so that no c
 """
 
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from math import inf
 from typing import Protocol
 
 from proxy.clock import Clock
 from proxy.errors import StateUnavailable
-from proxy.policy.contract import Balance, Charge, Limit, Rate, Slots, Unit
+from proxy.policy.contract import Balance, Charge, Limit, Quota, Rate, Slots, Unit
 from proxy.state.contract import NOBODY, Booking, Delivery, Denial, Holder
-from proxy.state.counters import Account, Bucket, Calendar, Ledger, QuotaHold, Seats, Tally, Window
+from proxy.state.counters import Account, Bucket, Calendar, Ledger, QuotaHold, Seats, SpendKey, Tally, Window
 
 Key = tuple[str, str, str]  # policy, clause, subject
 Counter = Bucket | Seats | Ledger
@@ -34,25 +34,16 @@ KNOWN_S = 40 * 86_400
 
 
 class Keeper(Protocol):
-    """Who writes down what is held of quotas and what came of it."""
+    """Who writes down what is held of quotas and what came of it, and so knows what was spent before."""
+
+    def tally(self, key: SpendKey) -> Tally:
+        """The one of this quota and window, with all that was spent of it; `unread` where that cannot be known now."""
 
     def held(self, reservation: "MemoryReservation", now_s: float) -> None:
-        """Errors: StateUnavailable where it cannot be written; nothing is held then."""
+        """Errors: StateUnavailable where it cannot be written, or is of a limit that refuses and unread; nothing is held then."""
 
     def settled(self, reservation: "MemoryReservation", used: Mapping[Unit, int], booking: Booking | None, *, over: bool) -> None:
         """As of `settle`; over: more was used than was held. Errors: StateUnavailable after close; it is settled all the same."""
-
-
-@dataclass(frozen=True, slots=True)
-class Spend:
-    """What one counter had spent in one window, as it is carried over a restart."""
-
-    policy: str
-    clause: str
-    subject: str
-    unit: Unit
-    window: Window
-    spent: int
 
 
 class MemoryReservation:
@@ -133,6 +124,7 @@ class MemoryStore:
     def __init__(self, clock: Clock, *, keeper: Keeper | None = None) -> None:
         self.clock = clock
         self.keeper = keeper
+        self._recall = Tally if keeper is None else keeper.tally
         self._calendar = Calendar()
         self._counters: dict[Key, Counter] = {}
         self._ledgers: dict[Key, Ledger] = {}  # those of the counters that are quotas
@@ -186,16 +178,18 @@ class MemoryStore:
         limit = charge.limit
         counter = self._counters.get((limit.policy, limit.clause, charge.subject))
         if counter is None or not counter.counts(limit):
-            counter = self._new(limit)
+            counter = self._new(charge)
         return counter.peek(limit, now_s).balance(charge, now_ns, now_s)
 
     def quotas(self, *, most: int = 1000) -> Iterator[tuple[Limit, str, int, int, Window]]:
-        """The longest known first. A quota that was restored is not among them before its first call brings its limit."""
+        """The longest known first: from the first call on, and of a window that no call has met nothing is spent."""
         now_s = self.clock.wall_s()
         for (_, _, subject), ledger in tuple(islice(self._ledgers.items(), most)):
-            if ledger.limit is not None:
-                tally = ledger.peek(ledger.limit, now_s)
-                yield ledger.limit, subject, tally.spent, tally.held, tally.window
+            assert isinstance(ledger.limit.rule, Quota)
+            window = self._calendar.window(ledger.limit.rule, now_s)
+            tally = ledger.known(window)
+            spent, held = (0, 0) if tally is None else (tally.spent, tally.held)
+            yield ledger.limit, subject, spent, held, window
 
     def changed(self) -> tuple[Balance, ...]:
         if not self.noted:
@@ -203,22 +197,6 @@ class MemoryStore:
         noted, self.noted = self.noted, {}
         now_ns, now_s = self.clock.monotonic_ns(), self.clock.wall_s()
         return tuple([tally.balance(charge, now_ns, now_s) for tally, charge in noted.items()])
-
-    def spends(self) -> Iterator[Spend]:
-        """What is known to be spent, also of quotas that no call has met since they were restored."""
-        for (policy, clause, subject), ledger in tuple(self._ledgers.items()):  # calls may go on between two of them
-            for tally in ledger.tallies:
-                yield Spend(policy, clause, subject, ledger.unit, tally.window, tally.spent)
-
-    def restore(self, spends: Iterable[Spend]) -> None:
-        """Take over what was spent before this process. spends: of windows still open or just closed, oldest first."""
-        for spend in spends:
-            key = (spend.policy, spend.clause, spend.subject)
-            ledger = self._ledgers.get(key)
-            if ledger is None or ledger.unit is not spend.unit:
-                ledger = Ledger(spend.unit, self._calendar)
-                self._keep(key, ledger)
-            ledger.restore(Tally(spend.window, spent=spend.spent))
 
     async def close(self) -> None:
         """Nothing to write, nothing to let go of."""
@@ -269,14 +247,15 @@ class MemoryStore:
             return known
         # First the old, then the new: it holds nothing yet, and would be taken for one at rest.
         self._forget(SWEPT_PER_COUNTER, now_ns, now_s)
-        counter = self._new(limit)
+        counter = self._new(charge)
         self._keep((limit.policy, limit.clause, charge.subject), counter)
         return counter
 
-    def _new(self, limit: Limit) -> Counter:
+    def _new(self, charge: Charge) -> Counter:
+        limit = charge.limit
         if isinstance(limit.rule, Rate):
             return Bucket(limit)
-        return Seats(limit) if isinstance(limit.rule, Slots) else Ledger(limit.unit, self._calendar, limit=limit)
+        return Seats(limit) if isinstance(limit.rule, Slots) else Ledger(charge, self._calendar, self._recall)
 
     def _keep(self, key: Key, counter: Counter) -> None:
         if key not in self._counters:

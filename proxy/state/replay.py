@@ -12,8 +12,9 @@ import orjson
 
 from proxy.policy.contract import Unit
 from proxy.state.contract import Holder
+from proxy.state.counters import SpendKey
 from proxy.state.journal import generations, path_of
-from proxy.state.totals import COLUMNS, OpenHold, SpendKey, Totals
+from proxy.state.totals import COLUMNS, OpenHold, Totals
 
 
 @dataclass(eq=False, slots=True)

@@ -10,7 +10,7 @@ break: nothing here waits for the disk on a call's way.
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Collection, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -18,13 +18,15 @@ from typing import Any, ParamSpec, TypeVar
 
 from proxy.clock import Clock
 from proxy.errors import StateUnavailable
-from proxy.policy.contract import Balance, Charge, Limit
+from proxy.policy.contract import Balance, Charge, Limit, Quota
+from proxy.state.arithmetic import window
 from proxy.state.bookkeeper import Bookkeeper
-from proxy.state.contract import NOBODY, Delivery, Denial, Holder
+from proxy.state.contract import NOBODY, Delivery, Denial, Holder, Spend
 from proxy.state.counters import Window
 from proxy.state.database import Database, Recovery, disk_failed, unusable
 from proxy.state.journal import ROOM_BYTES
-from proxy.state.memory import MemoryReservation, MemoryStore, Spend
+from proxy.state.memory import MemoryReservation, MemoryStore
+from proxy.state.past import Past
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -46,16 +48,15 @@ class SqliteStore:
         *,
         database: Database,
         recovery: Recovery,
-        spends: Sequence[Spend],
         thread: ThreadPoolExecutor,
         group_s: float,
         room: int,
     ) -> None:
         self._directory = directory
         self._clock = clock
-        self._books = Bookkeeper(directory, clock, generation=recovery.generation, room=room, wrote=self._wrote)
+        self._past = Past(directory)
+        self._books = Bookkeeper(directory, clock, past=self._past, generation=recovery.generation, room=room, wrote=self._wrote)
         self._memory = MemoryStore(clock, keeper=self._books)
-        self._memory.restore(spends)
         self._database = database
         self._thread = thread
         self._group_s = group_s
@@ -71,20 +72,18 @@ class SqliteStore:
 
     @classmethod
     async def open(cls, directory: Path, clock: Clock, *, group_s: float = GROUP_S, room: int = ROOM_BYTES) -> "SqliteStore":
-        """Make or take over a directory, and load what was spent. group_s: how long sums wait in the journal; room: bytes of disk for it.
+        """Make or take over a directory. group_s: how long sums wait in the journal; room: bytes of disk for it.
 
         Errors: StateUnavailable when another process uses it, when a newer version wrote it, or when it cannot be read or written.
         """
         thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tollhouse-state")
         try:
-            database, recovery, spends = await _on_disk(thread, directory, _load, directory, clock.wall_s())
+            database, recovery = await _on_disk(thread, directory, _recover, directory, clock.wall_s())
             try:
-                return cls(
-                    directory, clock, database=database, recovery=recovery, spends=spends, thread=thread, group_s=group_s, room=room
-                )
-            except OSError as error:
+                return cls(directory, clock, database=database, recovery=recovery, thread=thread, group_s=group_s, room=room)
+            except BaseException:
                 await _on_disk(thread, directory, database.close)
-                raise disk_failed(directory, error) from error
+                raise
         except BaseException:
             thread.shutdown()
             raise
@@ -97,6 +96,11 @@ class SqliteStore:
     @property
     def last_failure(self) -> str | None:
         return self._books.last_failure
+
+    @property
+    def asked(self) -> int:
+        """How often the database was asked what was spent before."""
+        return self._past.asked
 
     def reserve(
         self, charges: Sequence[Charge], holder: Holder = NOBODY, *, lasts_s: int = 3600
@@ -112,9 +116,22 @@ class SqliteStore:
         """As MemoryStore.quotas."""
         return self._memory.quotas(most=most)
 
-    def spends(self) -> Iterator[Spend]:
-        """As MemoryStore.spends."""
-        return self._memory.spends()
+    async def reached(self, limits: Sequence[Limit]) -> AsyncIterator[Spend]:
+        """The subjects that spent so much of these quotas in their current windows that a clause wants to hear of it (`told_from`).
+
+        What is spent meanwhile may be in it or not. Errors: StateUnavailable.
+        """
+        self._check_open()
+        if self._books.unwritten:
+            await self.flush()
+        for limit in limits:
+            assert isinstance(limit.rule, Quota)
+            current = window(limit.rule.period, limit.rule.zone, self._clock.wall_s())
+            after: int | None = 0
+            while after is not None:
+                found, after = await self._run(self._database.reached, limit, current, after=after)
+                for spend in found:
+                    yield spend
 
     def changed(self) -> tuple[Balance, ...]:
         """As MemoryStore.changed."""
@@ -139,6 +156,8 @@ class SqliteStore:
             except StateUnavailable:
                 self._books.take_back(totals)
                 raise
+            else:
+                self._books.written()
             finally:
                 await self._run(before.close)  # behind a sync that may be under way
 
@@ -154,6 +173,7 @@ class SqliteStore:
                 await self._writer
             await self.flush()
         finally:
+            self._past.close()
             await self._run(self._books.close)
             await self._run(self._database.close)
             self._thread.shutdown()
@@ -240,10 +260,10 @@ class SqliteStore:
         return await _on_disk(self._thread, self._directory, work, *args, **kwargs)
 
 
-def _load(directory: Path, now_s: float) -> tuple[Database, Recovery, list[Spend]]:
+def _recover(directory: Path, now_s: float) -> tuple[Database, Recovery]:
     database = Database(directory)
     try:
-        return database, database.recover(now_s), database.open_spend(now_s)
+        return database, database.recover(now_s)
     except BaseException:
         database.close()
         raise

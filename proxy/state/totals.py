@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 from proxy.call import Usage
 from proxy.policy.contract import Unit
 from proxy.state.contract import Booking, Holder
-from proxy.state.counters import Window
+from proxy.state.counters import SpendKey
 
-SpendKey = tuple[str, str, str, Unit, Window]  # policy, clause, subject, unit, window
 UsageKey = tuple[int, Holder, str]  # epoch second of the UTC hour, who, source
 HOUR_S = 3600
 # Columns of a sum: calls, then the classes of Usage, then nanodollars.

@@ -136,7 +136,7 @@ class Life:
             log=Silent(),
             count=lambda kind, result: None,
             random=self.random.randbytes,
-            alarms=Standing(lambda: self.policies, store, clock),
+            alarms=Standing(lambda: self.policies, store),
             top=spenders.top,
             least_alert_s=0.0,  # the receiver is asked whether it has heard
             paces=dict.fromkeys(PACES, 1000.0),

@@ -6,7 +6,9 @@ import pytest
 
 from proxy.policy.contract import Unit
 from proxy.state.bookkeeper import Bookkeeper
+from proxy.state.database import Database
 from proxy.state.memory import MemoryReservation, MemoryStore
+from proxy.state.past import Past
 from tests.clock import FakeClock
 from tests.proxy.state.limits import money
 
@@ -17,7 +19,8 @@ class Desk:
     def __init__(self, directory: Path) -> None:
         clock = FakeClock(wall_s=1_800_000_000)
         self.told = 0
-        self.books = Bookkeeper(directory, clock, generation=1, room=4096, wrote=self._wrote)
+        Database(directory).close()
+        self.books = Bookkeeper(directory, clock, past=Past(directory), generation=1, room=4096, wrote=self._wrote)
         self.store = MemoryStore(clock, keeper=self.books)
 
     def _wrote(self) -> None:

@@ -1,4 +1,4 @@
-"""Reserve, settle, wait, in any order: every balance is that of a model that only adds and subtracts."""
+"""Reserve, settle, cancel, wait, outlive, write, in any order: every balance is that of a model that only adds and subtracts."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -9,11 +9,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from proxy.policy.contract import Charge, Quota, Rate, Slots, Unit
-from proxy.state.arithmetic import window
+from proxy.state.arithmetic import NS, window
 from proxy.state.contract import Denial, Reservation
 from proxy.state.memory import MemoryStore
 from proxy.state.sqlite import SqliteStore
@@ -50,15 +50,39 @@ class Settle:
 
 
 @dataclass(frozen=True)
+class Cancel:
+    """A call is given up before anything was sent."""
+
+    which: int
+
+
+@dataclass(frozen=True)
+class Expire:
+    """The clock passes the moment at which a call must be over."""
+
+    which: int
+
+
+@dataclass(frozen=True)
 class Wait:
     seconds: int
 
 
+class Turn:
+    """What is on the books is written, and who outlived his time is charged; nothing to a store in memory."""
+
+
+Step = Reserve | Settle | Cancel | Expire | Wait | Turn
+NOTHING = dict.fromkeys(Unit, 0)
+LASTS_S = 3600
 STEPS = st.lists(
     st.one_of(
         st.builds(Reserve, st.lists(st.tuples(st.integers(0, len(KINDS) - 1), AMOUNTS), min_size=1, max_size=6).map(tuple)),
         st.builds(Settle, st.integers(0, 100), st.dictionaries(st.sampled_from(list(Unit)), AMOUNTS)),
+        st.builds(Cancel, st.integers(0, 100)),
+        st.builds(Expire, st.integers(0, 100)),
         st.builds(Wait, st.sampled_from([0, 1, 7, 600, 3599, 3600, 50_000])),
+        st.builds(Turn),
     ),
     max_size=25,
 )
@@ -73,11 +97,11 @@ class Model:
     held: dict[tuple[int, tuple[int, int] | None], int] = field(default_factory=dict)
     spent: dict[tuple[int, tuple[int, int] | None], int] = field(default_factory=dict)
 
-    def wait(self, seconds: int) -> None:
+    def wait(self, seconds: float) -> None:
         for kind, level in self.levels.items():
             rule = KINDS[kind].limit.rule
             assert isinstance(rule, Rate)
-            self.levels[kind] = max(Fraction(0), level - Fraction(seconds * rule.amount, rule.per_s))
+            self.levels[kind] = max(Fraction(0), level - Fraction(seconds) * rule.amount / rule.per_s)
 
     def place(self, kind: int) -> tuple[int, tuple[int, int] | None]:
         rule = KINDS[kind].limit.rule
@@ -115,16 +139,36 @@ class Model:
             self.spent[place] = self.spent.get(place, 0) + spent
 
 
-Open = tuple[Reservation, Sequence[tuple[tuple[int, tuple[int, int] | None], int]]]
+@dataclass
+class Open:
+    """A call that holds. Whoever outlived its time is charged at the next turn, if it holds of a quota; `over` says that it was."""
+
+    reservation: Reservation
+    holds: Sequence[tuple[tuple[int, tuple[int, int] | None], int]]
+    ends_ns: int
+    over: bool = False
+
+    @property
+    def expires(self) -> bool:
+        return any(window is not None for (_, window), _ in self.holds)
 
 
-async def run(store: MemoryStore | SqliteStore, clock: FakeClock, steps: Sequence[Reserve | Settle | Wait]) -> None:
+async def run(store: MemoryStore | SqliteStore, clock: FakeClock, steps: Sequence[Step]) -> None:
     model, running = Model(clock), list[Open]()
 
+    def wait(seconds: float) -> None:
+        clock.advance(seconds)
+        model.wait(seconds)
+
+    def end(one: Open, used: Mapping[Unit, int]) -> None:
+        if not one.over:
+            one.over = True
+            for place, units in one.holds:
+                model.settle(place, units, used)
+
     async def settle(one: Open, used: Mapping[Unit, int]) -> None:
-        await one[0].settle(used)
-        for place, units in one[1]:
-            model.settle(place, units, used)
+        await one.reservation.settle(used)
+        end(one, used)
 
     def compare() -> None:
         for kind, charge in enumerate(KINDS):
@@ -136,18 +180,25 @@ async def run(store: MemoryStore | SqliteStore, clock: FakeClock, steps: Sequenc
 
     for step in steps:
         if isinstance(step, Wait):
-            clock.advance(step.seconds)
-            model.wait(step.seconds)
-        elif isinstance(step, Settle) and running:
-            await settle(running.pop(step.which % len(running)), step.used)
+            wait(step.seconds)
+        elif isinstance(step, Turn) and isinstance(store, SqliteStore):
+            await store.flush()
+            for one in running:
+                if one.expires and one.ends_ns < clock.monotonic_ns():
+                    end(one, {})
+        elif isinstance(step, Expire) and running:
+            wait(max(0, running[step.which % len(running)].ends_ns - clock.monotonic_ns()) // NS + 1)
+        elif isinstance(step, Settle | Cancel) and running:
+            await settle(running.pop(step.which % len(running)), step.used if isinstance(step, Settle) else NOTHING)
         elif isinstance(step, Reserve):
             charges = step.charges()
             wanted = [(kind, charge.amount) for (kind, _), charge in zip(step.amounts, charges, strict=True)]
             fits = model.fits(wanted)
-            held = await store.reserve(charges)
+            held = await store.reserve(charges, lasts_s=LASTS_S)
             assert isinstance(held, Denial) != fits
             if not isinstance(held, Denial):
-                running.append((held, [(model.hold(kind, units), units) for kind, units in wanted]))
+                holds = [(model.hold(kind, units), units) for kind, units in wanted]
+                running.append(Open(held, holds, clock.monotonic_ns() + LASTS_S * NS))
         compare()
     for one in running:
         await settle(one, {})
@@ -158,14 +209,16 @@ async def run(store: MemoryStore | SqliteStore, clock: FakeClock, steps: Sequenc
 
 @settings(max_examples=200, deadline=None)
 @given(STEPS)
-def test_memory_conserves_every_balance_under_any_interleaving(steps: list[Reserve | Settle | Wait]) -> None:
+@example([Reserve(((4, 100), (3, 1))), Expire(0), Turn(), Settle(0, {Unit.NANOUSD: 5}), Reserve(((4, 7),)), Cancel(0)])
+def test_memory_conserves_every_balance_under_any_interleaving(steps: list[Step]) -> None:
     clock = FakeClock()
     asyncio.run(run(MemoryStore(clock), clock, steps))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(STEPS)
-def test_sqlite_conserves_every_balance_and_finds_its_spend_again(steps: list[Reserve | Settle | Wait]) -> None:
+@example([Reserve(((4, 100), (3, 1))), Expire(0), Turn(), Settle(0, {Unit.NANOUSD: 5}), Reserve(((4, 7),)), Cancel(0)])
+def test_sqlite_conserves_every_balance_and_finds_its_spend_again(steps: list[Step]) -> None:
     async def scenario(directory: Path) -> None:
         clock = FakeClock()
         store = await SqliteStore.open(directory, clock)

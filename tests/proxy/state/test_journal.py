@@ -10,10 +10,10 @@ import pytest
 from proxy.call import Usage
 from proxy.policy.contract import Unit
 from proxy.state.contract import Holder
-from proxy.state.counters import Tally
+from proxy.state.counters import SpendKey, Tally
 from proxy.state.journal import Journal, generations, path_of
 from proxy.state.replay import Replay
-from proxy.state.totals import SpendKey, Totals
+from proxy.state.totals import Totals
 from tests.proxy.state.limits import money
 
 DAY = (1_799_971_200, 1_800_057_600)
@@ -23,9 +23,7 @@ HOUR = 1_799_996_400
 
 
 def quota(subject: str) -> Tally:
-    tally = Tally(DAY)
-    tally.key = key(subject)
-    return tally
+    return Tally(key(subject))
 
 
 def key(subject: str) -> SpendKey:

@@ -1,4 +1,4 @@
-"""Reserve, settle, write, crash and open again, in any order: the books balance after every step."""
+"""Reserve, settle, cancel, outlive, write, crash and open again, in any order: the books balance after every step."""
 
 import asyncio
 import resource
@@ -11,32 +11,58 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from proxy.call import Usage
 from proxy.errors import StateUnavailable
 from proxy.policy.contract import Quota, Unit
+from proxy.state.arithmetic import NS
+from proxy.state.books import read_books
 from proxy.state.contract import Denial, Holder, Reservation
 from proxy.state.journal import generations, path_of
 from proxy.state.sqlite import SqliteStore
 from tests.clock import FakeClock
-from tests.proxy.state.limits import money, requests
+from tests.proxy.state.limits import money, requests, slot
 
 ADA = Holder("web", "ada", "gpt-4.1", "chat")
 LIMIT = 5000
-QUOTA = Quota(LIMIT, "day", "UTC")
+QUOTA = Quota(LIMIT, "month", "UTC")  # which does not turn, however long the steps wait
 NEVER_S = 1e6
+SLOT = slot(most=6)
 
 
 @dataclass(frozen=True)
 class Reserve:
     amount: int
+    lasts_s: int
 
 
 @dataclass(frozen=True)
 class Settle:
     """used: parts of 100 of what was held; more than that is what an upstream may report all the same."""
+
+    which: int
+    used: int
+
+
+@dataclass(frozen=True)
+class Cancel:
+    """A call is given up before anything was sent."""
+
+    which: int
+
+
+@dataclass(frozen=True)
+class Expire:
+    """The clock passes the moment at which a call must be over: the next turn charges it, or the next process."""
+
+    which: int
+
+
+@dataclass(frozen=True)
+class SettleLate:
+    """A call settles that was charged for outliving its time."""
 
     which: int
     used: int
@@ -57,60 +83,112 @@ class Reopen:
     pass
 
 
+LASTS_S = st.sampled_from([0, 30, 600, 3600])
 STEPS = st.lists(
     st.one_of(
-        st.builds(Reserve, st.integers(1, 900)),
-        st.builds(Reserve, st.integers(1, 900)),
+        st.builds(Reserve, st.integers(1, 900), LASTS_S),
+        st.builds(Reserve, st.integers(1, 900), LASTS_S),
         st.builds(Settle, st.integers(0, 50), st.integers(0, 130)),
+        st.builds(Cancel, st.integers(0, 50)),
+        st.builds(Expire, st.integers(0, 50)),
+        st.builds(SettleLate, st.integers(0, 50), st.integers(0, 1000)),
         st.builds(Crash, st.sampled_from([0, 0, 1, 30, 200])),
         st.builds(Flush),
         st.builds(Reopen),
     ),
+    min_size=10,
     max_size=30,
 )
 
 
+@dataclass
+class Open:
+    """A call that runs, what it holds of the budget, and when it must be over at the latest."""
+
+    reservation: Reservation
+    held: int
+    ends_ns: int
+
+
 class Books:
-    """The store under test and what must be in it. least, most: of what is spent, while a crash may have lost settlements."""
+    """The store under test and what must be in it: spent is all that was. written: what of it no crash can lose.
+
+    doubtful: how much more a crash may find, where it loses settlements and what they held stands for them. late: calls that were
+    charged for outliving their time. torn: lines of a journal were lost, and so the usage of some calls.
+    """
 
     def __init__(self, clock: FakeClock, directory: Path) -> None:
         self.clock = clock
         self.directory = directory
-        self.least = self.most = 0
-        self.running: list[tuple[Reservation, int]] = []
+        self.spent = self.written = self.doubtful = 0
+        self.running: list[Open] = []
+        self.late: list[Reservation] = []
+        self.torn = False
 
     async def open(self) -> None:
         self.store = await SqliteStore.open(self.directory, self.clock, group_s=NEVER_S)
 
     def check(self) -> None:
         balance = self.store.peek(money(0, quota=QUOTA))
-        assert self.least <= balance.spent <= self.most
-        assert balance.held == sum(held for _, held in self.running)
+        assert balance.spent == self.spent
+        assert balance.held == sum(one.held for one in self.running)
         assert balance.remaining == max(0, LIMIT - balance.spent - balance.held)
+        assert self.store.peek(SLOT).held == len(self.running)
+
+    def check_usage(self) -> None:
+        """What `tollhouse usage` says, once all is written."""
+        books = read_books(self.directory, since_s=0)
+        assert sum(hold.nanousd for hold in books.holds) == sum(one.held for one in self.running)
+        if not self.torn:
+            assert sum(row.cost_nanousd for row in books.rows) == self.store.peek(money(0, quota=QUOTA)).spent
 
     async def step(self, step: object) -> None:
         if isinstance(step, Reserve):
             fits = step.amount <= self.store.peek(money(0, quota=QUOTA)).remaining
-            held = await self.store.reserve((money(step.amount, quota=QUOTA), requests()), ADA)
+            charges = (money(step.amount, quota=QUOTA), requests(), SLOT)
+            held = await self.store.reserve(charges, ADA, lasts_s=step.lasts_s)
             if not isinstance(held, Denial):
                 assert fits
-                self.running.append((held, step.amount))
+                self.running.append(Open(held, step.amount, self.clock.monotonic_ns() + step.lasts_s * NS))
             else:
-                assert not fits or held.charge.limit.unit is Unit.REQUESTS
+                assert not fits or held.charge.limit.unit is not Unit.NANOUSD
                 self.clock.advance(60)
         elif isinstance(step, Settle) and self.running:
-            reservation, held = self.running.pop(step.which % len(self.running))
-            used = held * step.used // 100
-            await reservation.settle({Unit.NANOUSD: used}, (Usage(1, 1), "reported", used))
-            self.least, self.most = self.least + used, self.most + max(used, held)
+            one = self.running.pop(step.which % len(self.running))
+            used = one.held * step.used // 100
+            await one.reservation.settle({Unit.NANOUSD: used}, (Usage(1, 1), "reported", used))
+            self.spent += used
+            self.doubtful += max(0, one.held - used)
+        elif isinstance(step, Cancel) and self.running:
+            one = self.running.pop(step.which % len(self.running))
+            await one.reservation.settle({Unit.NANOUSD: 0})
+            self.doubtful += one.held
+        elif isinstance(step, Expire) and self.running:
+            one = self.running[step.which % len(self.running)]
+            self.clock.advance(max(0, one.ends_ns - self.clock.monotonic_ns()) / NS + 1)
+        elif isinstance(step, SettleLate) and self.late:
+            late = self.late[step.which % len(self.late)]
+            await late.settle({Unit.NANOUSD: step.used}, (Usage(1, 1), "reported", step.used))
         elif isinstance(step, Flush):
-            await self.store.flush()
+            await self.flush()
         elif isinstance(step, Reopen):
             await self.store.close()
+            self.doubtful = 0
             await self.after_the_end()
         elif isinstance(step, Crash):
             await self.crash(step.cut)
         self.check()
+
+    async def flush(self) -> None:
+        """A turn: who outlived his time is charged, and nothing can be lost any more."""
+        await self.store.flush()
+        now_ns = self.clock.monotonic_ns()
+        over = [one for one in self.running if one.ends_ns < now_ns]
+        self.running = [one for one in self.running if one.ends_ns >= now_ns]
+        self.late += [one.reservation for one in over]
+        self.spent += sum(one.held for one in over)
+        self.written, self.doubtful = self.spent, 0
+        self.check_usage()
 
     async def crash(self, cut: int) -> None:
         """The process is gone: what is on the disk now is what there is."""
@@ -118,25 +196,33 @@ class Books:
         shutil.copytree(self.directory, image)
         await self.store.close()
         self.directory = image
+        lost = b""
         if cut:  # the machine went with it, and the last lines were not safe: what they held, and nothing else, may be lost
             last = path_of(image, generations(image)[-1])
             whole = last.read_bytes().rstrip(b"\0")
             lost = whole[max(0, len(whole) - cut) :]
             last.write_bytes(whole[: len(whole) - len(lost)])
-            if lost:
-                self.least = 0
-        await self.after_the_end()
+        await self.after_the_end(torn=bool(lost))
 
-    async def after_the_end(self) -> None:
-        held = sum(amount for _, amount in self.running)
-        self.least, self.most = (self.least + held if self.least else 0), self.most + held
+    async def after_the_end(self, *, torn: bool = False) -> None:
+        """Another process begins. torn: lines of the journal were lost."""
+        held = sum(one.held for one in self.running)
         self.running.clear()
+        self.late.clear()
+        self.torn = self.torn or torn
         await self.open()
         assert self.store.recovery.damaged <= 1
+        found = self.store.peek(money(0, quota=QUOTA)).spent
+        assert (self.written if torn else self.spent + held) <= found <= self.spent + held + self.doubtful
+        self.spent = self.written = found
+        self.doubtful = 0
+        self.check_usage()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(STEPS)
+@example([Reserve(100, 30), Reserve(50, 600), Expire(0), Flush(), SettleLate(0, 7), Flush(), Cancel(0), Crash(0)])
+@example([Reserve(100, 0), Expire(0), Crash(0), Reserve(100, 30), Expire(0), Cancel(0), Reopen()])
 def test_the_books_balance_after_every_step(steps: Sequence[object]) -> None:
     async def run(directory: Path) -> None:
         books = Books(FakeClock(), directory)
