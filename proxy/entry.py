@@ -44,6 +44,6 @@ class Entry:
     ways: dict[str, Way] = field(default_factory=dict)
     outlines: Outlines = field(default_factory=Outlines)
 
-    def holds(self, policies: PolicySet, *, loopback: bool, now_s: float) -> bool:
+    def holds(self, policies: PolicySet, loopback: bool, now_s: float) -> bool:
         """Whether it is still, and for this peer too, what would be found out."""
         return self.set is policies and self.loopback is loopback and now_s < self.until_s
