@@ -55,7 +55,7 @@ class Admission:
         """Who calls, and on which surface. Errors: InvalidCall, NotAdmitted."""
         call, policies, now_s = trip.call, trip.set, self.clock.wall_s()
         entry = self._entries.get(arrival.head)
-        if entry is None or not entry.holds(policies, loopback=arrival.loopback, now_s=now_s):
+        if entry is None or not entry.holds(policies, arrival.loopback, now_s):
             entry = self._enter(policies, call, arrival, now_s)
         else:
             call.path, call.principal, call.surface = entry.path, entry.principal, entry.surface

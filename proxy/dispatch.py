@@ -49,7 +49,18 @@ class Dispatch:
                 watch.bound(timeouts.total, "first_byte", timeouts.first_byte)
                 trip.sent = True
                 try:
-                    answer = await way.upstream.open(way.ask, own, sent_body, connect_timeout_s=timeouts.connect)
+                    opening = way.upstream.send(way.ask, own, sent_body)
+                    if opening is None:
+                        answer = await way.upstream.open(way.ask, own, sent_body, connect_timeout_s=timeouts.connect)
+                    else:
+                        # What `open` does; without its coroutine, as nearly every call finds a connection.
+                        answer = opening
+                        try:
+                            while not opening.status:
+                                await opening.more()
+                        except BaseException:
+                            opening.close()
+                            raise
                 except UpstreamError as error:
                     trip.sent = error.sent
                     if error.sent:

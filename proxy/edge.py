@@ -4,10 +4,8 @@ The rule a reader could break: after the head is sent there is no second head. T
 are never written by anybody else.
 """
 
-from collections.abc import Coroutine
-from typing import Any
+from functools import partial
 
-from proxy.downstream.arrival import HttpArrival
 from proxy.downstream.listener import Listener
 from proxy.downstream.sink import HttpSink
 from proxy.errors import InvalidCall, ProxyError
@@ -25,13 +23,11 @@ class Edge:
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
-        self.listener = Listener(answer=self._answer, malformed=self._malformed, wall_s=pipeline.clock.wall_s)
+        answer = partial(pipeline.run, fail=self.fail)
+        self.listener = Listener(answer=answer, malformed=self._malformed, wall_s=pipeline.clock.wall_s)
 
     def __repr__(self) -> str:
         return f"<Edge {self.listener!r} inflight={self._pipeline.inflight}>"
-
-    def _answer(self, arrival: HttpArrival, sink: HttpSink) -> Coroutine[Any, Any, None]:
-        return self._pipeline.run(arrival, sink, self.fail)
 
     async def _malformed(self, sink: HttpSink) -> None:
         error = InvalidCall("bad_request", "The HTTP request is malformed.")

@@ -56,7 +56,7 @@ class Entry:
     outlines: Outlines = field(default_factory=Outlines)
     orders: dict[Plan, Order] = field(default_factory=dict)
 
-    def holds(self, policies: PolicySet, *, loopback: bool, now_s: float) -> bool:
+    def holds(self, policies: PolicySet, loopback: bool, now_s: float) -> bool:
         """Whether it is still, and for this peer too, what would be found out."""
         return self.set is policies and self.loopback is loopback and now_s < self.until_s
 

@@ -53,22 +53,21 @@ class HttpArrival:
         head: RequestHead,
         length: int | None,
         loopback: bool,
-        data: bytes | None = None,
-        at: int = 0,
+        read: tuple[bytes, int] | None = None,
     ) -> None:
-        """data: what was read, where all of the body came with the head; at: where in it the body begins."""
+        """read: what was read, and where in it the body begins, where all of the body came with the head and its length is known."""
         self._line = line
         self._loop = loop
         self._waiter: asyncio.Future[None] | None = None
         self._fault = False
         self._chunks: list[bytes] = []
-        self._read = None if data is None else (data, at)
+        self._read = read
         self.head = head
         self.length = length
         self.loopback = loopback
         self.held = self.discarding = False
-        self.whole = data is not None
-        self.size = 0 if data is None else len(data) - at  # bytes that wait
+        self.whole = read is not None
+        self.size = 0 if read is None or length is None else length  # bytes that wait
 
     def __repr__(self) -> str:
         return f"<HttpArrival {self.head.method} buffered={self.size} whole={self.whole} broken={self._fault}>"

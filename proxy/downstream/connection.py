@@ -62,7 +62,6 @@ class ClientConnection(asyncio.Protocol):
     __slots__ = (
         "_arrival",
         "_begun",
-        "_between",
         "_deaf",
         "_framing_bytes",
         "_head_open",
@@ -81,12 +80,14 @@ class ClientConnection(asyncio.Protocol):
         "_task",
         "_transport",
         "_url",
+        "date",
         "waiting_for",
         "waiting_since",
     )
 
     def __init__(self, owner: Owner, loop: asyncio.AbstractEventLoop) -> None:
         self._owner = owner
+        self.date = owner.date
         self._loop = loop
         self._parser = httptools.HttpRequestParser(self)
         self._queue: list[HttpArrival | None] = []  # requests whose turn has not come; None for what is no request
@@ -94,9 +95,8 @@ class ClientConnection(asyncio.Protocol):
         self._running: HttpArrival | None = None
         self._task: asyncio.Task[None] | None = None
         self._deaf = False  # nothing that comes is looked at any more
-        self._between = True  # whatever comes next begins a message
         self._begun = 0  # messages, by what was read last
-        self._known: KnownHead | None = None  # the head of the last request, if it is one of those
+        self._known: KnownHead | None = None  # the head of the last request, if it is one of those and the next begins with a read
         self._last_parts = 0  # the hash of what else it was
         self._head_open = False
         self._framing_bytes = 0  # of a head, or since some of a body came: sizes, extensions, trailers
@@ -133,11 +133,6 @@ class ClientConnection(asyncio.Protocol):
 
     # ── for arrival and sink ─────────────────────────────────────────────────────────────────────────────────────────
 
-    @property
-    def date(self) -> str:
-        return self._owner.date()
-
-    @property
     def closing(self) -> bool:
         return self._owner.closing or (self._deaf and not self._queue)
 
@@ -161,9 +156,9 @@ class ClientConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
-        if self._between and self._known is not None and self._running is None and (at := self._known.body_at(data)):
-            head = self._known.head
-            self._begin(HttpArrival(self, self._loop, head, len(data) - at, self._loopback, data, at))
+        known = self._known
+        if known is not None and self._running is None and (at := known.body_at(data)):
+            self._begin(HttpArrival(self, self._loop, known.head, len(data) - at, self._loopback, (data, at)))
             return
         fresh = self._arrival is None and not self._head_open
         self._begun = 0
@@ -180,24 +175,24 @@ class ClientConnection(asyncio.Protocol):
                 self._arrival.complete()
         except httptools.HttpParserError:
             self._malformed()
-        self._between = fresh and self._begun == 1 and self._arrival is None and self._learn(data)
+        self._known = self._learn(data) if fresh and self._begun == 1 and self._arrival is None else None
         if self._framing_bytes > MOST_HEAD_BYTES:
             self._malformed()
         elif self._head_open and self._running is None and self.waiting_for != "head" and not self._deaf:
             self._wait("head")
 
-    def _learn(self, data: bytes) -> bool:
-        """Whether the last read held one message and nothing else. From its second time on a head is then known by its bytes."""
+    def _learn(self, data: bytes) -> KnownHead | None:
+        """The head of the last read, if that held one message and nothing else. From its second time on it is known by its bytes."""
         arrival = self._queue[-1] if self._queue else self._running
         if self._deaf or self._head_open or arrival is None or arrival.length is None:
-            return False
+            return None
         parts = parts_of(data, method=arrival.head.method, length=arrival.length)
         if parts is None:
-            return False
-        self._known, self._last_parts = self._owner.heads.meet(parts, arrival.head, last=self._last_parts)
-        if self._known is not None:
-            arrival.head = self._known.head
-        return True
+            return None
+        known, self._last_parts = self._owner.heads.meet(parts, arrival.head, last=self._last_parts)
+        if known is not None:
+            arrival.head = known.head
+        return known
 
     def eof_received(self) -> None:
         """A client that ends its side is one that left: the transport closes, and the call is cancelled."""

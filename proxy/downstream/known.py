@@ -11,7 +11,6 @@ from proxy.wire.request import RequestHead
 
 MOST_HEADS = 256
 LONGEST_HEAD_BYTES = 4096
-_MOST_DIGITS = 15
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d+)[ \t]*(?=\r\n)", re.IGNORECASE)
 _FOLDED = re.compile(rb"\r\n[ \t]")
 
@@ -19,28 +18,27 @@ _FOLDED = re.compile(rb"\r\n[ \t]")
 class KnownHead:
     """One of them. before, behind: its bytes around the digits of the length, the blank line included."""
 
-    __slots__ = ("_before", "_behind", "_start", "head")
+    __slots__ = ("_before", "_behind", "_bytes", "head")
 
     def __init__(self, before: bytes, behind: bytes, head: RequestHead) -> None:
         self._before = before
         self._behind = behind
-        self._start = len(before)
+        self._bytes = len(before) + len(behind)
         self.head = head
 
     def __repr__(self) -> str:
-        return f"<KnownHead {self._start + len(self._behind)} bytes>"
+        return f"<KnownHead {self._bytes} bytes>"
 
     def body_at(self, data: bytes) -> int:
-        """Where the body begins, if `data` is this head with whatever length, and a body of that length, and nothing else. 0 if not."""
-        start, behind = self._start, self._behind
-        if not data.startswith(self._before):
-            return 0
-        end = data.find(b"\r", start)
-        digits = data[start:end]
-        if not digits.isdigit() or len(digits) > _MOST_DIGITS or not data.startswith(behind, end):
-            return 0
-        at = end + len(behind)
-        return at if len(data) - at == int(digits) else 0
+        """Where the body begins, if `data` is this head with whatever length, and a body of that length, and nothing else. 0 if not.
+
+        0 also for the few lengths just below a power of ten (9, 98, 99, 997, ...), for llhttp to read: digits and body together are
+        what is left of `data`, and there that has one digit more than the body's length.
+        """
+        rest = len(data) - self._bytes
+        head = b"%b%d%b" % (self._before, rest - len(str(rest)), self._behind)
+        at = len(head)
+        return at if data[:at] == head else 0
 
 
 class KnownHeads:

@@ -10,7 +10,7 @@ from proxy.downstream.outlet import Outlet
 
 # Their answers end with the head, whatever it says. Source: RFC 9112, section 6.3.
 _BODILESS = frozenset({204, 304})
-_REASONS = {status.value: status.phrase for status in HTTPStatus}
+_STARTS = {status.value: f"HTTP/1.1 {status.value} {status.phrase}" for status in HTTPStatus}
 
 
 class Line(Protocol):
@@ -19,10 +19,8 @@ class Line(Protocol):
     date: the Date field's value for now. closing: the connection ends with this answer, whatever the client wants.
     """
 
-    @property
     def date(self) -> str: ...
 
-    @property
     def closing(self) -> bool: ...
 
     def abort(self) -> None: ...
@@ -89,17 +87,18 @@ class HttpSink:
     def _head(self, status: int, lines: list[str], close: bool) -> bytes:
         """The head's bytes, once. Errors: ValueError for a line that would be two, which none that reaches this is."""
         assert not self.head_sent, "a second head would stand in the first one's body"
-        if close or self._line.closing:
+        line = self._line
+        if close or line.closing():
             self.keep_alive = False
         if not self.keep_alive:
             lines.append("connection: close")
         elif not self._modern:
             lines.append("connection: keep-alive")  # what HTTP/1.0 takes silence for is the opposite
-        joined = "".join(lines)
-        if "\n" in joined or "\r" in joined:
+        bare, fields = "".join(lines), "\r\n".join(lines)
+        if "\n" in bare or "\r" in bare:
             raise ValueError("a header value holds a line break")
-        fields = "\r\n".join(lines)
-        text = f"HTTP/1.1 {status} {_REASONS.get(status, '')}\r\n{fields}\r\nserver: tollhouse\r\ndate: {self._line.date}\r\n\r\n"
+        start = _STARTS.get(status) or f"HTTP/1.1 {status} "
+        text = f"{start}\r\n{fields}\r\nserver: tollhouse\r\ndate: {line.date()}\r\n\r\n"
         data = text.encode("utf-8", "surrogateescape")
         self.head_sent = True
         return data

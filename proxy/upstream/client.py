@@ -56,8 +56,39 @@ class HttpUpstream:
     def name(self) -> str:
         return self._name
 
+    def send(self, ask: Ask, own: Sequence[str], body: Body) -> HttpAnswer | None:
+        """The contract's `send`."""
+        if not isinstance(body, tuple):
+            return None
+        length = 0
+        for part in body:
+            length += len(part)
+        if length > PIECE_BYTES:
+            return None
+        head = self._heads.head(ask, own, length)
+        parts, size = (head, *body), len(head) + length
+        pool = self._pool or self._start()
+        while (connection := pool.take()) is not None:
+            answer = connection.send(parts, size)
+            if answer is not None:
+                answer.bodiless = ask.method == "HEAD"
+                return answer
+        return None
+
     async def open(self, ask: Ask, own: Sequence[str], body: Body, *, connect_timeout_s: float) -> HttpAnswer:
         """The contract's `open`."""
+        answer = self.send(ask, own, body) or await self._send_late(ask, own, body, connect_timeout_s)
+        body = ()  # its bytes need not wait for the answer
+        try:
+            while not answer.status:
+                await answer.more()
+        except BaseException:
+            answer.close()
+            raise
+        return answer
+
+    async def _send_late(self, ask: Ask, own: Sequence[str], body: Body, connect_timeout_s: float) -> HttpAnswer:
+        """`send` where it takes waiting: for a connection, or until all of the body is on its way."""
         pool = self._pool or self._start()
         rest: AsyncIterator[bytes] | memoryview | None = None
         length = sum(map(len, body)) if isinstance(body, tuple) else None
@@ -79,17 +110,14 @@ class HttpUpstream:
             answer = connection.send(parts, size)
             if answer is None:
                 raise broken("the connection was closed at once", sent=False)
-        parts, body = (), ()  # their bytes need not wait for the answer
-        try:
-            if ask.method == "HEAD":
-                answer.bodiless = True
-            if rest is not None:
+        parts, body = (), ()  # their bytes need not wait until all is sent
+        answer.bodiless = ask.method == "HEAD"
+        if rest is not None:
+            try:
                 await connection.send_on(answer, rest)
-            while not answer.status:
-                await answer.more()
-        except BaseException:
-            answer.close()
-            raise
+            except BaseException:
+                answer.close()
+                raise
         return answer
 
     async def close(self) -> None:

@@ -4,7 +4,7 @@ The rule a reader could break: an Answer is closed on every way out. Closing one
 which is how an upstream learns that nobody wants the rest.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 # Takes a piece of a body. False: whoever gave it is to give no more for now.
@@ -65,9 +65,22 @@ class Answer(Protocol):
         """Let go: the connection is kept if the body was read to its end, and closed if not. Any number of times."""
 
 
+class Opening(Answer, Protocol):
+    """A response whose head may be yet to come; its status is 0 until then. It is closed on every way out, too."""
+
+    def more(self) -> Awaitable[object]:
+        """Done when more of the head came. Errors: UpstreamError("upstream_broken") when none will. May be cancelled."""
+
+
 class Upstream(Protocol):
     @property
     def name(self) -> str: ...
+
+    def send(self, ask: Ask, own: Sequence[str], body: Body) -> Opening | None:
+        """Send a call if it can be done without waiting: whole, over a connection that is at hand. None if not; nothing was sent then.
+
+        Errors: UpstreamError with `sent=False`.
+        """
 
     async def open(self, ask: Ask, own: Sequence[str], body: Body, *, connect_timeout_s: float) -> Answer:
         """Send a call and wait for the head of its answer. own: header lines of this call alone; body: the parts of a whole one, or chunks.

@@ -48,10 +48,10 @@ class Heads:
                 del self._kept[next(iter(self._kept))]
             self._kept[ask] = start
         if length is None:
-            return start + _encoded((*own, "transfer-encoding: chunked", ""))
+            return start + _encoded(own, "transfer-encoding: chunked\r\n\r\n")
         if length or ask.method not in _WITHOUT_BODY:
-            return start + _encoded((*own, f"content-length: {length}", ""))
-        return start + _encoded((*own, ""))
+            return start + _encoded(own, f"content-length: {length}\r\n\r\n")
+        return start + _encoded(own, "\r\n")
 
     def _start(self, ask: Ask) -> bytes:
         """Request line, Host and the fields that come again. Errors: UpstreamError as in `head`."""
@@ -60,17 +60,19 @@ class Heads:
             path = f"/{path}"
         if not _METHOD.match(ask.method) or _NOT_IN_TARGET.search(path):
             raise broken("the method or target of the request cannot be sent", sent=False)
-        return _encoded((f"{ask.method} {path} HTTP/1.1", f"host: {self._authority}", *ask.fields))
+        return _encoded((f"{ask.method} {path} HTTP/1.1", f"host: {self._authority}", *ask.fields), "")
 
 
-def _encoded(lines: tuple[str, ...]) -> bytes:
-    """Lines of a head, each with its end. Errors: UpstreamError with sent=False for one that is more than a line, or no text."""
-    text = "\r\n".join(lines) + "\r\n"
-    count = len(lines)
-    if text.count("\n") != count or text.count("\r") != count or "\0" in text:
+def _encoded(lines: Sequence[str], behind: str) -> bytes:
+    """Lines of a head, each with its end, and what is `behind` them as it stands.
+
+    Errors: UpstreamError with sent=False for one that is more than a line, or no text.
+    """
+    bare = "".join(lines)
+    if "\n" in bare or "\r" in bare or "\0" in bare:
         raise broken("a field of the request holds CR, LF or NUL", sent=False)
     try:
         # The edge reads header bytes as UTF-8 with surrogates for what is none; this is the way back to the same bytes.
-        return text.encode("utf-8", "surrogateescape")
+        return "\r\n".join((*lines, behind)).encode("utf-8", "surrogateescape")
     except UnicodeEncodeError as error:
         raise broken("a field of the request is not text", sent=False) from error

@@ -70,7 +70,10 @@ def towards_client(headers: Mapping[str, str], *, request_id: str | None) -> lis
 
     headers: names in lower case. request_id: the upstream's, if it is a sane one.
     """
-    lines = [f"{name}: {value}" for name, value in headers.items() if name in _ANSWERED]
+    lines = []
+    for name, value in headers.items():
+        if name in _ANSWERED:
+            lines.append(f"{name}: {value}")
     if request_id is not None:
         lines.append(f"x-upstream-request-id: {request_id}")
     return lines

@@ -181,6 +181,18 @@ async def test_a_client_that_leaves_before_the_first_byte_is_noticed(tmp_path: P
     assert line["input_tokens"] > 0, "the input was sent, so it is paid for"
 
 
+async def test_a_client_that_leaves_a_call_over_a_kept_connection_stops_the_upstream(tmp_path: Path) -> None:
+    async with FakeUpstream(default=[UntilClosed()]) as upstream, House(policy(), upstream.url + "/v1", tmp_path) as house:
+        upstream.queue(json_answer(200, {"usage": {"prompt_tokens": 1, "completion_tokens": 1}}))
+        await house.post("/v1/chat/completions", CHAT)
+        call = asyncio.create_task(house.post("/v1/chat/completions", CHAT))
+        request = await upstream.arrived(2)
+        call.cancel()
+        async with asyncio.timeout(20):
+            await request.closed_early.wait()
+        assert upstream.accepted == 1, "it went over the first one's connection"
+
+
 async def test_leaving_before_a_whole_answer_is_no_way_past_a_budget(tmp_path: Path) -> None:
     async with FakeUpstream(default=[UntilClosed()]) as upstream:
         async with House(policy("- {name: a, max_tokens: {cap: 70}}"), upstream.url + "/v1", tmp_path) as house:

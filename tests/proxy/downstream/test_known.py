@@ -212,6 +212,14 @@ def test_a_known_head_with_what_is_no_length_is_not_known(digits: bytes) -> None
     assert known.body_at(parts[0] + digits + parts[1] + b"{}") == 0
 
 
+@pytest.mark.parametrize("length", [0, 1, 8, 9, 10, 97, 98, 99, 100, 996, 997, 999, 1000, 9999, 10_000])
+async def test_every_length_behind_a_known_head_is_read_as_it_is(length: int) -> None:
+    body = b"x" * length
+    seen, written, _ = await told([post(b"{}", *SDK)] * 3 + [post(body, *SDK), post(b"{}", *SDK)], KnownHeads())
+    assert [got for _, got in seen] == [b"{}", b"{}", b"{}", body, b"{}"]  # type: ignore[misc]
+    assert written.count(b"HTTP/1.1 200 OK") == 5
+
+
 async def test_known_heads_are_answered_over_a_socket() -> None:
     async with Door() as door, door.caller() as caller:
         for n in range(6):

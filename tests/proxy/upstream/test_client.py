@@ -435,6 +435,49 @@ async def test_a_cancelled_call_closes_its_connection_at_once() -> None:
         await client.close()
 
 
+@pytest.mark.parametrize("body", [(), (b"{}",), (b"{", memoryview(b"}"))])
+async def test_a_whole_body_is_sent_at_once_where_a_connection_is_at_hand_and_not_otherwise(body: tuple[bytes, ...]) -> None:
+    async with FakeUpstream() as fake:
+        fake.queue(OK)
+        fake.queue(OK)
+        client = HttpUpstream("u", base_url=fake.url)
+        sent = Ask("POST", "/a", ())
+        assert client.send(sent, (), body) is None, "nothing is at hand yet"
+        first = await ask().of(client)
+        assert client.send(sent, (), body) is None, "it is in use"
+        await rest_of(first)
+        first.close()
+        assert client.send(sent, (), some(b"{}")) is None, "a body that is yet to come takes waiting"
+        opening = client.send(sent, (), body)
+        assert opening is not None
+        assert opening.status == 0
+        async with asyncio.timeout(20):
+            while not opening.status:
+                await opening.more()
+        assert (await fake.arrived(2)).body == b"".join(body)
+        await rest_of(opening)
+        opening.close()
+        assert fake.accepted == 1
+        await client.close()
+
+
+async def test_what_cannot_be_written_as_one_request_is_not_sent_over_a_connection_at_hand_either() -> None:
+    async with FakeUpstream() as fake:
+        fake.queue(OK)
+        fake.queue(OK)
+        client = HttpUpstream("u", base_url=fake.url)
+        answer = await ask().of(client)
+        await rest_of(answer)
+        answer.close()
+        for own in ("x-a: 1\r\nx-b: 2", "x-a: 1\rx-b: 2", "x-a: 1\nx-b: 2", "x-a: \0"):
+            with pytest.raises(UpstreamError) as caught:
+                client.send(Ask("POST", "/a", ()), ("x-own: 1", own), (b"{}",))
+            assert caught.value.sent is False
+        await ask().of(client)
+        assert fake.accepted == 1, "the connection was kept for the next"
+        await client.close()
+
+
 async def test_a_cancelled_read_leaves_nothing_behind() -> None:
     head, first, *_ = sse_answer(EVENTS)
     async with FakeUpstream() as fake:
