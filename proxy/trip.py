@@ -133,11 +133,9 @@ class Trip:
             policies.version,
         )
 
-    def server_timing(self) -> str:
-        """The stages so far, for the Server-Timing header."""
-        if self.admitted_ns is None:
-            return ""
-        admit = f"admit;dur={(self.admitted_ns - self.started_ns) / 1e6:.2f}"
+    def timing(self, admitted_ns: int) -> str:
+        """The stages so far of an admitted call, for the Server-Timing header."""
+        admit_ms = (admitted_ns - self.started_ns) / 1e6
         if self.first_byte_ns is None:
-            return admit
-        return f"{admit}, upstream;dur={(self.first_byte_ns - self.admitted_ns) / 1e6:.2f}"
+            return f"admit;dur={admit_ms:.2f}"
+        return f"admit;dur={admit_ms:.2f}, upstream;dur={(self.first_byte_ns - admitted_ns) / 1e6:.2f}"

@@ -40,17 +40,15 @@ class Trace:
         return f"00-{self.trace_id}-{self.span_id}-{self.flags:02x}"
 
 
-def continue_trace(traceparent: str | None, *, random: bytes) -> Trace:
+def continue_trace(traceparent: str | None, *, random: str) -> Trace:
     """The caller's trace with a span of our own, or a new trace when the header is absent or invalid.
 
-    random: TRACE_BYTES of them. A caller that must not choose its trace id is passed as None.
+    random: TRACE_BYTES of them, in hex. A caller that must not choose its trace id is passed as None.
     """
-    text = random.hex()
-    span_id, trace_id = text[:16], text[16:]
+    span_id, trace_id = random[:16], random[16:]
     if span_id == _NO_SPAN:
         span_id = span_id[:-1] + "1"
-    caller = _parse(traceparent) if traceparent else None
-    if caller is not None:
+    if traceparent and (caller := _parse(traceparent)) is not None:
         trace_id, parent_id, flags = caller
         return Trace(trace_id, span_id, parent_id, flags & _KNOWN_FLAGS)
     if trace_id == _NO_TRACE:
