@@ -37,7 +37,7 @@ class Dispatch:
         """
         call, entry = trip.call, trip.entry
         assert entry is not None
-        own = (f"x-request-id: {call.id}", f"traceparent: {trip.trace.header()}")
+        own = (f"x-request-id: {call.id}", f"traceparent: {trip.traceparent}")
         sent_body = (call.parts or body.patched(call)) if call.surface.metered else _chunks(entry, call, arrival)
         failure: UpstreamError | None = None
         for name in trip.set.route(call.model):

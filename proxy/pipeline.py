@@ -101,8 +101,8 @@ class Pipeline:
         random = self.random(_ID_BYTES + TRACE_BYTES).hex()
         asked = head.headers.get("x-request-id")
         request_id = (sane_request_id(asked) if asked is not None else None) or f"req_{random[: 2 * _ID_BYTES]}"
-        trace = continue_trace(head.headers.get("traceparent"), random=random[2 * _ID_BYTES :])
-        return Trip(Call(request_id, head.method), trace, self.policies(), now_ns, now_ns())
+        traceparent = continue_trace(head.headers.get("traceparent"), random=random[2 * _ID_BYTES :])
+        return Trip(Call(request_id, head.method), traceparent, self.policies(), now_ns, now_ns())
 
     async def _attempt(self, trip: Trip, arrival: Arrival, sink: Sink, watch: Watch) -> ProxyError | None:
         """The call's way; what went wrong on it, or None. Errors: CancelledError and ConnectionError of a client that left."""

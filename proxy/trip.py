@@ -11,7 +11,6 @@ from proxy.errors import ProxyError
 from proxy.policy.contract import Balance
 from proxy.policy.policyset import Plan, PolicySet
 from proxy.state.contract import Reservation
-from proxy.telemetry.trace import Trace
 from proxy.wire.meter import Meter
 from proxy.wire.request import RequestHead
 
@@ -57,12 +56,12 @@ class Observer(Protocol):
 class Trip:
     """Filled by the steps of the pipeline, told of once it has ended. Times are monotonic nanoseconds, None = not reached.
 
-    set: the policies this call began with and ends with. sent: an upstream may have been given the call; answered: its head came.
+    traceparent: sent upstream. set: the policies this call began with and ends with. sent: an upstream may have been given the call; answered: its head came.
     counting: a settlement that waits for the tokenizer and outlives a client that left.
     """
 
     call: Call
-    trace: Trace
+    traceparent: str
     set: PolicySet
     now_ns: Callable[[], int]
     started_ns: int

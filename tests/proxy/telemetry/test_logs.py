@@ -151,7 +151,7 @@ def told(kind: Kind, call: EndedCall) -> dict[str, Any]:
         "total_ms": ms(call.ended_ns),
         "settle_ms": call.settle_ns / 1e6 if call.settle_ns is not None else None,
         "upstream_request_id": call.upstream_request_id,
-        "trace_id": call.trace.trace_id,
+        "trace_id": call.traceparent[3:35],
     }
 
 
@@ -247,7 +247,7 @@ CALLS = st.builds(
         path=TEXT,
         principal=st.builds(Principal, key=st.just("web"), user=TEXT),
     ),
-    trace=st.just(ENDED.trace),
+    traceparent=st.just(ENDED.traceparent),
     upstream_request_id=st.none() | st.from_regex(r"[A-Za-z0-9._:/+=@-]{1,128}\Z"),
     usage=st.builds(Usage, *[st.integers(min_value=0, max_value=2**70)] * 7),
     cost_nanousd=st.integers(min_value=0, max_value=2**70),
