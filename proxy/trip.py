@@ -56,7 +56,8 @@ class Observer(Protocol):
 class Trip:
     """Filled by the steps of the pipeline, told of once it has ended. Times are monotonic nanoseconds, None = not reached.
 
-    traceparent: sent upstream. set: the policies this call began with and ends with. sent: an upstream may have been given the call; answered: its head came.
+    traceparent: sent upstream. set: the policies this call began with and ends with.
+    sent: an upstream may have been given the call; answered: its head came.
     counting: a settlement that waits for the tokenizer and outlives a client that left.
     """
 

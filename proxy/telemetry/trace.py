@@ -17,7 +17,9 @@ _NO_SPAN = "0" * 16
 
 
 def continue_trace(traceparent: str | None, *, random: str) -> str:
-    """The `traceparent` to send on: the caller's trace with a span of our own as the parent, or a new trace when there is none that is valid.
+    """The `traceparent` to send on: the caller's trace with a span of our own as the parent.
+
+    It is a new trace when the caller's header is absent or invalid.
 
     random: TRACE_BYTES of them, in hex. A caller that must not choose its trace id is passed as None.
     """

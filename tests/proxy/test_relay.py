@@ -135,7 +135,10 @@ class Sink:
 
 
 class Journey:
-    """One answer's way through the relay, and its course. log: what happened, in order; waits: the stage and deadline while each of it did."""
+    """One answer's way through the relay, and its course.
+
+    log: what happened, in order; waits: the stage and deadline while each of it did.
+    """
 
     def __init__(
         self,
