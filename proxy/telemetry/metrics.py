@@ -196,7 +196,7 @@ class Metrics:
         )
 
     def calls_finished(self, series: Series, calls: Sequence[Ended]) -> None:
-        """Count calls of one kind: how they ended, how long they took, what they used and cost. Where it raises, none was counted."""
+        """Count calls of one kind: how they ended, how long they took, what they used and cost. Where it raises none was counted."""
         admit: list[int] = []
         first_byte: list[int] = []
         stream: list[int] = []
