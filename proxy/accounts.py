@@ -5,7 +5,6 @@ what it costs between calls. The rule a reader could break: whoever shows metric
 """
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -53,7 +52,6 @@ class Accounts:
         """Tell of every call that has ended by now."""
         ended, self._ended = self._ended, []
         lines: list[bytes] = []
-        counted: defaultdict[Series, list[Trip]] = defaultdict(list)
         ts = self._log.timestamp()
         for trip in ended:
             try:
@@ -61,29 +59,16 @@ class Accounts:
                 line, series = self._kinds.get(kind) or self._meet(Kind(*kind))
                 if line is not None:
                     lines.append(self._log.call_finished(line, trip, ts))
-                counted[series].append(trip)
+                self._metrics.call_finished(series, trip)
                 if trip.error is not None and isinstance(trip.error, UpstreamError):
                     self._upstream_failed(trip, trip.error)
             except Exception as error:  # a last line of defence: the call is over and settled, and the next one must be told of
                 self.fault(error, trip.call.id)
             for balance in trip.balances:  # of the limit that refused it
                 self._metrics.budget_settled(balance)
-        for series, trips in counted.items():
-            self._count(series, trips)
         self._log.write(lines)
         for balance in self._changed():
             self._metrics.budget_settled(balance)
-
-    def _count(self, series: Series, trips: list[Trip]) -> None:
-        """Count calls of one kind together; where that fails, each by itself, so that one hides no other."""
-        try:
-            self._metrics.calls_finished(series, trips)
-        except Exception as error:  # a last line of defence, as in `tell`
-            if len(trips) == 1:
-                self.fault(error, trips[0].call.id)
-            else:
-                for trip in trips:
-                    self._count(series, [trip])
 
     def _meet(self, kind: Kind) -> _Told:
         """A kind of call that is not remembered. It is from here on, if its names are not too long."""

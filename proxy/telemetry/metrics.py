@@ -5,7 +5,7 @@ A model is shown by name only if the policy file or the price table knows it, a 
 public code. And a sum over all values of a label must mean something, so token classes do not overlap.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -183,7 +183,7 @@ class Metrics:
         return f"<Metrics {len(self._families)} families inflight={self.inflight_calls.value}>"
 
     def series(self, kind: Kind) -> Series:
-        """What calls of this kind count on, for `calls_finished`. To be kept until labels change (`when_labels_change`)."""
+        """What calls of this kind count on, for `call_finished`. To be kept until labels change (`when_labels_change`)."""
         model, key, source = self._model_label(kind.model), self._key_label(kind.key), kind.usage_source
         seconds = self.call_seconds.child(kind.surface)
         return Series(
@@ -195,28 +195,14 @@ class Metrics:
             seconds=seconds if kind.ending != "refused" else None,
         )
 
-    def calls_finished(self, series: Series, calls: Sequence[Ended]) -> None:
-        """Count calls of one kind: how they ended, how long they took, what they used and cost. Where it raises none was counted."""
-        admit: list[int] = []
-        first_byte: list[int] = []
-        stream: list[int] = []
-        first_token: list[int] = []
-        settle: list[int] = []
-        input_tokens = output_tokens = cost_nanousd = 0
-        by_class: list[tuple[str, int]] = []
-        for ended in calls:
-            began_ns, admitted_ns, first_byte_ns = ended.started_ns, ended.admitted_ns, ended.first_byte_ns
-            if admitted_ns is not None:
-                admit.append(admitted_ns - began_ns)
-                if first_byte_ns is not None:
-                    first_byte.append(first_byte_ns - admitted_ns)
-                    stream.append(ended.ended_ns - first_byte_ns)
-            if ended.first_token_ns is not None:
-                first_token.append(ended.first_token_ns - began_ns)
-            if ended.settle_ns is not None:
-                settle.append(ended.settle_ns)
+    def call_finished(self, series: Series, ended: Ended) -> None:
+        """Count one call: how it ended, how long it took, what it used and cost."""
+        for counter in series.each:
+            counter.value += 1
+        tokens = series.tokens
+        if tokens is not None:
+            series.cost.value += ended.cost_nanousd
             usage = ended.usage
-            cost_nanousd += ended.cost_nanousd
             if (
                 usage.cached_tokens
                 or usage.cache_write_tokens
@@ -224,26 +210,30 @@ class Metrics:
                 or usage.reasoning_tokens
                 or usage.audio_output_tokens
             ):
-                by_class += disjoint(usage)
+                for name, count in disjoint(usage):
+                    if count:
+                        tokens[name].value += count
             else:
-                input_tokens += usage.input_tokens
-                output_tokens += usage.output_tokens
-        for counter in series.each:
-            counter.value += len(calls)
-        if series.tokens is not None:
-            series.cost.value += cost_nanousd
-            for name, count in (("input", input_tokens), ("output", output_tokens), *by_class):
-                if count:
-                    series.tokens[name].value += count
-        for stage, times in zip(self._stages, (admit, first_byte, stream, settle), strict=True):
-            stage.waiting += times
-        if first_token:
+                if usage.input_tokens:
+                    tokens["input"].value += usage.input_tokens
+                if usage.output_tokens:
+                    tokens["output"].value += usage.output_tokens
+        admit, first_byte, stream, settle = self._stages
+        began_ns, admitted_ns, first_byte_ns, ended_ns = ended.started_ns, ended.admitted_ns, ended.first_byte_ns, ended.ended_ns
+        if admitted_ns is not None:
+            admit.waiting.append(admitted_ns - began_ns)
+            if first_byte_ns is not None:
+                first_byte.waiting.append(first_byte_ns - admitted_ns)
+                stream.waiting.append(ended_ns - first_byte_ns)
+        if ended.first_token_ns is not None:
             if series.first_token is None:
                 series.first_token = self.first_token_seconds.child(series.model)
-            series.first_token.waiting += first_token
+            series.first_token.waiting.append(ended.first_token_ns - began_ns)
+        if ended.settle_ns is not None:
+            settle.waiting.append(ended.settle_ns)
         if series.seconds is not None:
-            series.seconds.waiting += [ended.ended_ns - ended.started_ns for ended in calls]
-        self._waiting += len(calls)
+            series.seconds.waiting.append(ended_ns - began_ns)
+        self._waiting += 1
         if self._waiting >= _MOST_WAITING:
             self._waiting = 0
             for family in (self.stage_seconds, self.first_token_seconds, self.call_seconds):

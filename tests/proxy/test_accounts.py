@@ -110,22 +110,6 @@ async def test_a_call_that_cannot_be_told_of_hides_no_other(books: Books) -> Non
     assert [line["request_id"] for line in lines if line["event"] == "fault.caught"] == ["req_broken"]
 
 
-async def test_a_call_that_cannot_be_counted_hides_no_other_of_its_kind_and_is_not_half_counted(books: Books) -> None:
-    class Half:
-        """Enough of a Usage for the log, and too little to be counted."""
-
-        input_tokens, output_tokens, cached_tokens = 3, 4, 0
-
-    broken = trip(id="req_broken")
-    broken.usage = cast(Usage, Half())
-    for one in (trip(id="req_1"), broken, trip(id="req_2")):
-        books.accounts.finished(one)
-    books.accounts.tell()
-    assert await books.calls() == {"gpt-4.1": 2}
-    assert [counter.value for counter in books.metrics.usage_source] == [2, 0, 0]
-    assert [line["request_id"] for line in books.lines() if line["event"] == "fault.caught"] == ["req_broken"]
-
-
 async def test_a_budget_is_shown_where_a_call_settled_on_it_and_where_one_was_refused_by_it(books: Books) -> None:
     def budget(policy: str, spent: int) -> Balance:
         limit = Limit(policy, "budget", Unit.NANOUSD, Quota(100, "day", "UTC"), error="budget_exceeded")

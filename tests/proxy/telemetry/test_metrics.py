@@ -43,7 +43,7 @@ def at(name: str, **labels: str) -> tuple[str, frozenset[tuple[str, str]]]:
 
 
 def count(made: Metrics, kind: Kind = KIND, call: EndedCall = ENDED) -> None:
-    made.calls_finished(made.series(kind), [call])
+    made.call_finished(made.series(kind), call)
 
 
 CLAMPED = KIND._replace(clamps=(Clamp("max_tokens", 8000, 1024),))
@@ -52,7 +52,8 @@ CLAMPED = KIND._replace(clamps=(Clamp("max_tokens", 8000, 1024),))
 async def test_a_call_shows_how_it_ended_how_long_it_took_and_what_it_cost() -> None:
     made = metrics()
     series = made.series(KIND)
-    made.calls_finished(series, [ENDED, ended(settle_ns=None)])
+    made.call_finished(series, ENDED)
+    made.call_finished(series, ended(settle_ns=None))
     found = await scrape(made)
     assert found[at("calls_total", surface="chat", model="gpt-4.1", key="web", ending="completed", status="2xx")] == 2
     assert found[at("call_seconds_count", surface="chat")] == 2
@@ -72,7 +73,7 @@ async def test_times_that_nobody_scrapes_do_not_pile_up_and_none_is_lost() -> No
     made = metrics()
     series = made.series(KIND)
     for _ in range(3000):
-        made.calls_finished(series, [ENDED])
+        made.call_finished(series, ENDED)
     for family in (made.stage_seconds, made.call_seconds, made.first_token_seconds):
         for histogram in family:
             assert len(histogram.waiting) < 300
