@@ -14,7 +14,6 @@ from proxy.errors import ProxyError, UpstreamError
 from proxy.trip import Trip
 from proxy.upstream.contract import Answer
 from proxy.wire.meter import Meter, PassMeter
-from proxy.wire.sse import is_stream
 
 MOST_AT_ONCE = 64  # drains of one process; each keeps an upstream busy for nobody
 
@@ -47,8 +46,7 @@ class Departures:
                         with suppress(TimeoutError, ProxyError):
                             async with asyncio.timeout(drain.seconds):
                                 answer = await asyncio.shield(task)
-                                streams = is_stream(answer.headers.get("content-type"))
-                                trip.meter = meter_for(trip.call, answer, streams=streams)
+                                trip.meter = meter_for(trip.call, answer)
                                 await _to_its_end(answer, trip.meter, drain.size)
                     finally:
                         self._running -= 1

@@ -17,6 +17,7 @@ from proxy.wire import body
 from proxy.wire.failure import upstream_refusal
 from proxy.wire.headers import sane_request_id, towards_upstream
 from proxy.wire.meter import BodyMeter, Meter, PassMeter, StreamMeter
+from proxy.wire.sse import is_stream
 
 _MOST_ERROR_BYTES = 64 << 10
 _OWN = ("x-request-id", "traceparent")  # of each call; everything else is the same in every call with the same head
@@ -36,7 +37,7 @@ class Dispatch:
         """
         call, entry = trip.call, trip.entry
         assert entry is not None
-        own = (f"x-request-id: {call.id}", f"traceparent: {trip.trace.header()}")
+        own = (f"x-request-id: {call.id}", f"traceparent: {trip.traceparent}")
         sent_body = (call.parts or body.patched(call)) if call.surface.metered else _chunks(entry, call, arrival)
         failure: UpstreamError | None = None
         for name in trip.set.route(call.model):
@@ -107,14 +108,13 @@ async def _refusal(trip: Trip, answer: Answer) -> UpstreamError:
         answer.close()
 
 
-def meter_for(call: Call, answer: Answer, *, streams: bool) -> Meter:
-    """Who reads this answer: by what it is, not by what was asked. A JSON answer to `stream: true` is a JSON answer.
-
-    streams: it is a stream of events.
-    """
+def meter_for(call: Call, answer: Answer) -> Meter:
+    """Who reads this answer: by what it is, not by what was asked. A JSON answer to `stream: true` is a JSON answer."""
+    content_type = answer.headers.get("content-type")
+    streams = is_stream(content_type)
     if not call.surface.metered or "content-encoding" in answer.headers:
         return PassMeter(streams=streams or not call.surface.metered)
-    if call.units and not streams and "json" not in answer.headers.get("content-type", ""):
+    if call.units and not streams and "json" not in (content_type or ""):
         return PassMeter(streams=True)  # a sound, or a text without anything about it
     if streams and call.surface.has_output:
         return StreamMeter(hide_usage="stream_options" in call.edits)

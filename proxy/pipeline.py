@@ -9,9 +9,8 @@ the call after it.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from proxy.admission import Admission
 from proxy.allowance import allowance_lines, usd
@@ -99,12 +98,12 @@ class Pipeline:
         self.observer.finished(trip)
 
     def _begin(self, arrival: Arrival) -> Trip:
-        head = arrival.head
-        random = self.random(_ID_BYTES + TRACE_BYTES)
-        request_id = sane_request_id(head.headers.get("x-request-id")) or f"req_{random[:_ID_BYTES].hex()}"
-        trace = continue_trace(head.headers.get("traceparent"), random=random[_ID_BYTES:])
-        now_ns = self.clock.monotonic_ns
-        return Trip(Call(request_id, head.method), trace, self.policies(), now_ns, now_ns())
+        head, now_ns = arrival.head, self.clock.monotonic_ns
+        random = self.random(_ID_BYTES + TRACE_BYTES).hex()
+        asked = head.headers.get("x-request-id")
+        request_id = (sane_request_id(asked) if asked is not None else None) or f"req_{random[: 2 * _ID_BYTES]}"
+        traceparent = continue_trace(head.headers.get("traceparent"), random=random[2 * _ID_BYTES :])
+        return Trip(Call(request_id, head.method), traceparent, self.policies(), now_ns, now_ns())
 
     async def _attempt(self, trip: Trip, arrival: Arrival, sink: Sink, watch: Watch) -> ProxyError | None:
         """The call's way; what went wrong on it, or None. Errors: CancelledError and ConnectionError of a client that left."""
@@ -126,7 +125,8 @@ class Pipeline:
                 opening = self.dispatch.open(trip, arrival, watch)
                 answer = await (opening if trip.call.drain is None else self.departures.opened(opening, trip, watch))
                 try:
-                    await self._relay(trip, answer, sink, watch)
+                    meter = trip.meter = meter_for(trip.call, answer)
+                    await relay(_Course(trip, answer, self.settlement), answer, sink, meter, watch, trip.call.timeouts)
                 except (asyncio.CancelledError, ConnectionError):
                     await self.departures.read_on(answer, trip, watch)
                     raise
@@ -150,49 +150,51 @@ class Pipeline:
             return ProxyError("internal_error", "The proxy failed; the request id finds the cause in its log.", close=True)
         return None
 
-    def _relay(self, trip: Trip, answer: Answer, sink: Sink, watch: Watch) -> Coroutine[Any, Any, None]:
-        streams = is_stream(answer.headers.get("content-type"))
-        meter = trip.meter = meter_for(trip.call, answer, streams=streams)
 
-        def head() -> Head:
-            trip.status = answer.status
-            lines = towards_client(answer.headers, request_id=trip.upstream_request_id)
-            lines += response_lines(trip)
-            if streams:
-                lines += _EVENTS
-            told = answer.headers.get("content-length") if isinstance(meter, PassMeter) else None
-            return answer.status, lines, int(told) if told is not None else None
+@dataclass(eq=False, slots=True)
+class _Course:
+    """A call as the relay of its answer knows it."""
 
-        def first_token() -> None:
-            if trip.call.surface.has_output:
-                trip.first_token_ns = self.clock.monotonic_ns()
+    trip: Trip
+    answer: Answer
+    settlement: Settlement
 
-        return relay(
-            answer,
-            sink,
-            meter=meter,
-            watch=watch,
-            timeouts=trip.call.timeouts,
-            head=head,
-            settle=lambda: self.settlement.settle(trip),
-            first_token=first_token,
-            secrets=trip.secrets,
-        )
+    def head(self) -> Head:
+        trip, answer = self.trip, self.answer
+        trip.status = answer.status
+        lines = towards_client(answer.headers, request_id=trip.upstream_request_id)
+        lines += response_lines(trip)
+        if is_stream(answer.headers.get("content-type")):
+            lines += _EVENTS
+        told = answer.headers.get("content-length") if isinstance(trip.meter, PassMeter) else None
+        return answer.status, lines, int(told) if told is not None else None
+
+    def settle(self) -> Awaitable[None]:
+        return self.settlement.settle(self.trip)
+
+    def first_token(self) -> None:
+        trip = self.trip
+        if trip.call.surface.has_output:
+            trip.first_token_ns = trip.now_ns()
+
+    def secrets(self) -> tuple[str, ...]:
+        return self.trip.secrets()
 
 
 def response_lines(trip: Trip) -> list[str]:
     """Our own header lines, on answers and errors alike."""
-    call = trip.call
-    lines = [f"x-request-id: {call.id}", f"tollhouse-policy: {trip.set.version}"]
-    # Of the limits that the call holds or held of, or of the one that refused it.
-    lines += allowance_lines(trip.balances if trip.reservation is None else trip.reservation.balances(REQUESTS, TOKENS))
+    call, reservation = trip.call, trip.reservation
+    # A client is told of the limits that the call holds or held of, or of the one that refused it.
+    balances = trip.balances if reservation is None else reservation.balances(REQUESTS, TOKENS)
+    lines = [f"x-request-id: {call.id}", f"tollhouse-policy: {trip.set.version}", *allowance_lines(balances)]
     if call.clamps:
         lines.append(f"tollhouse-clamped: {call.clamped}")
     if trip.settled and trip.usage_source is not None:
-        lines.append(f"tollhouse-tokens: input={trip.usage.input_tokens}, output={trip.usage.output_tokens}")
+        usage = trip.usage
+        lines.append(f"tollhouse-tokens: input={usage.input_tokens}, output={usage.output_tokens}")
         lines.append(f"tollhouse-cost-usd: {usd(trip.cost_nanousd)}")
-    if timing := trip.server_timing():
-        lines.append(f"server-timing: {timing}")
+    if trip.admitted_ns is not None:
+        lines.append(f"server-timing: {trip.timing(trip.admitted_ns)}")
     return lines
 
 

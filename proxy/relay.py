@@ -9,7 +9,7 @@ down, so there is no queue and no second task here.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -58,41 +58,44 @@ class Sink(Protocol):
         """Break the connection, so that nobody takes what was sent for a whole answer."""
 
 
-async def relay(
-    answer: Answer,
-    sink: Sink,
-    *,
-    meter: Meter,
-    watch: Watch,
-    timeouts: Timeouts,
-    head: Callable[[], Head],
-    settle: Callable[[], Awaitable[None]],
-    first_token: Callable[[], None],
-    secrets: Callable[[], tuple[str, ...]],
-) -> None:
+class Course(Protocol):
+    """The call whose answer it is, as far as the relay knows it."""
+
+    def head(self) -> Head:
+        """The response's head; asked for when it is sent, so a whole answer's can name its cost."""
+
+    def settle(self) -> Awaitable[None]:
+        """Called once the usage is known, before the client sees the end, so that its next call finds the balances right."""
+
+    def first_token(self) -> None:
+        """The first output has come, of an answer that is not whole."""
+
+    def secrets(self) -> tuple[str, ...]:
+        """What no explanation of the upstream may show."""
+
+
+async def relay(course: Course, answer: Answer, sink: Sink, meter: Meter, watch: Watch, timeouts: Timeouts) -> None:
     """Pass an answer on to its end.
 
-    head: the response's head; called when it is sent, so a whole answer's can name its cost.
-    settle: called once the usage is known, before the client sees the end, so that its next call finds the balances right.
     Errors: UpstreamError when the answer breaks off or reports a failure. Cancelled by the watch or a client that left.
     """
     watch.expect("idle", timeouts.idle)
     body = None if meter.streams else answer.at_hand()
-    rest = b""
     if body is None:
-        await _Passage(answer, sink, meter, watch, timeouts, head, settle, first_token, secrets).run()
-    elif body:
-        rest = meter.feed(body)
-    rest += meter.finish()
-    await settle()
-    watch.expect("write_stall", timeouts.write_stall)
+        await _Passage(course, answer, sink, meter, watch, timeouts).run()
+        rest = meter.finish()
+    else:
+        rest = (meter.feed(body) if body else b"") + meter.finish()
+    await course.settle()
     if not sink.head_sent:
-        slow = sink.whole(rest, *head())
+        slow = sink.whole(rest, *course.head())
     else:
         if rest and sink.write(rest):
+            watch.expect("write_stall", timeouts.write_stall)
             await sink.room()
         slow = sink.end()
     if slow:
+        watch.expect("write_stall", timeouts.write_stall)
         await sink.room()
 
 
@@ -100,15 +103,12 @@ async def relay(
 class _Passage:
     """`relay` up to the end of a body that is not at hand, as it comes. What the meter gives out at the end is yet to be written."""
 
+    course: Course
     answer: Answer
     sink: Sink
     meter: Meter
     watch: Watch
     timeouts: Timeouts
-    head: Callable[[], Head]
-    settle: Callable[[], Awaitable[None]]
-    first_token: Callable[[], None]
-    secrets: Callable[[], tuple[str, ...]]
     _token_at: float | None = field(
         default=None, init=False
     )  # when the first token is due; None once it came, and for what has none
@@ -118,23 +118,23 @@ class _Passage:
     async def run(self) -> None:
         meter, sink, watch = self.meter, self.sink, self.watch
         if meter.streams:
-            if sink.start(*self.head()):
+            if sink.start(*self.course.head()):
                 await self._room()
             watch.expect("first_token", self.timeouts.first_token)
             self._token_at = watch.at
         while await self.answer.pump(self._take, self._take_chunk if meter.streams else None):
             if meter.ended:
-                await self.settle()
+                await self.course.settle()
             if self._held:
                 if not sink.head_sent:
-                    sink.start(*self.head())
+                    sink.start(*self.course.head())
                 self._slow = sink.write(self._held)
                 self._held = b""
             if self._slow:
                 await self._room()
                 self._slow = False
             if meter.error is not None:
-                raise in_band_refusal(meter.error, secrets=self.secrets())
+                raise in_band_refusal(meter.error, secrets=self.course.secrets())
             if meter.ended:
                 await self._tail()
                 break
@@ -151,7 +151,7 @@ class _Passage:
             self.watch.beat = True
         elif meter.first_token:
             self._token_at = None
-            self.first_token()
+            self.course.first_token()
             self.watch.expect("idle", self.timeouts.idle)
         if meter.ended or meter.error is not None or (passed and not sink.head_sent):
             self._held = passed

@@ -11,7 +11,6 @@ from proxy.errors import ProxyError
 from proxy.policy.contract import Balance
 from proxy.policy.policyset import Plan, PolicySet
 from proxy.state.contract import Reservation
-from proxy.telemetry.trace import Trace
 from proxy.wire.meter import Meter
 from proxy.wire.request import RequestHead
 
@@ -57,12 +56,13 @@ class Observer(Protocol):
 class Trip:
     """Filled by the steps of the pipeline, told of once it has ended. Times are monotonic nanoseconds, None = not reached.
 
-    set: the policies this call began with and ends with. sent: an upstream may have been given the call; answered: its head came.
+    traceparent: sent upstream. set: the policies this call began with and ends with.
+    sent: an upstream may have been given the call; answered: its head came.
     counting: a settlement that waits for the tokenizer and outlives a client that left.
     """
 
     call: Call
-    trace: Trace
+    traceparent: str
     set: PolicySet
     now_ns: Callable[[], int]
     started_ns: int
@@ -133,11 +133,9 @@ class Trip:
             policies.version,
         )
 
-    def server_timing(self) -> str:
-        """The stages so far, for the Server-Timing header."""
-        if self.admitted_ns is None:
-            return ""
-        admit = f"admit;dur={(self.admitted_ns - self.started_ns) / 1e6:.2f}"
+    def timing(self, admitted_ns: int) -> str:
+        """The stages so far of an admitted call, for the Server-Timing header."""
+        admit_ms = (admitted_ns - self.started_ns) / 1e6
         if self.first_byte_ns is None:
-            return admit
-        return f"{admit}, upstream;dur={(self.first_byte_ns - self.admitted_ns) / 1e6:.2f}"
+            return f"admit;dur={admit_ms:.2f}"
+        return f"admit;dur={admit_ms:.2f}, upstream;dur={(self.first_byte_ns - admitted_ns) / 1e6:.2f}"

@@ -4,7 +4,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from proxy.call import Call, Kind, Principal, Surface, Usage
-from proxy.telemetry.trace import Trace
 
 CHAT = Surface(name="chat", path="/v1/chat/completions")
 MS = 1_000_000
@@ -14,7 +13,7 @@ START_NS = 1000 * MS
 @dataclass
 class EndedCall:
     call: Call
-    trace: Trace
+    traceparent: str
     upstream_request_id: str | None = "up_9"
     usage: Usage = Usage(input_tokens=312, output_tokens=45, cached_tokens=100)
     cost_nanousd: int = 1_234_567
@@ -37,7 +36,7 @@ CALL = Call(
     model="gpt-4.1",
     stream=True,
 )
-ENDED = EndedCall(CALL, Trace("ab" * 16, "cd" * 8, None, 2))
+ENDED = EndedCall(CALL, f"00-{'ab' * 16}-{'cd' * 8}-02")
 KIND = Kind(
     key="web",
     surface="chat",

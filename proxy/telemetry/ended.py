@@ -3,14 +3,13 @@
 from typing import Protocol
 
 from proxy.call import Call, Usage
-from proxy.telemetry.trace import Trace
 
 
 class Ended(Protocol):
     """Times are monotonic nanoseconds, None = that stage was never reached; settle_ns is how long the settlement took."""
 
     call: Call
-    trace: Trace
+    traceparent: str
     upstream_request_id: str | None
     usage: Usage
     cost_nanousd: int

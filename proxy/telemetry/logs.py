@@ -15,6 +15,7 @@ from proxy.call import Ending, Kind
 from proxy.clock import Clock
 from proxy.telemetry.ended import Ended
 from proxy.telemetry.lines import MOST_STRING_BYTES, cut, cut_each, join_json, render_console, render_json, render_rest
+from proxy.telemetry.trace import TRACE_ID
 from proxy.telemetry.writer import LineWriter
 
 Level = Literal["debug", "info", "warning", "error"]
@@ -241,7 +242,7 @@ class Log:
             "total_ms": (ended.ended_ns - began_ns) / 1e6,
             "settle_ms": None if settle_ns is None else settle_ns / 1e6,
             "upstream_request_id": ended.upstream_request_id,
-            "trace_id": ended.trace.trace_id,
+            "trace_id": ended.traceparent[TRACE_ID],
         }
         if len(user) + len(path) <= MOST_STRING_BYTES and self._format == "json":
             text = join_json(ts, line.opening, own, line.rest)

@@ -124,16 +124,20 @@ class BodyMeter(Reading):
             self.unfinished = self.usage is None
             self.ended = True
             return b""
-        answer = _parsed(body)
+        try:
+            answer = orjson.loads(body)
+        except orjson.JSONDecodeError:
+            answer = _lenient(body)
         if type(answer) is dict:
-            self.told(answer.get("usage"))
-            usage = self.usage
-            model = answer.get("model")
+            get = answer.get
+            self.told(get("usage"))
+            usage, model = self.usage, get("model")
             self.model = model if type(model) is str else None
-            self.tier = answer.get("service_tier")
+            self.tier = get("service_tier")
             if "output" in answer:
                 self.calls = called(answer["output"])
-            self.unfinished = answer.get("status") in ("queued", "in_progress")
+            if "status" in answer:
+                self.unfinished = answer["status"] in ("queued", "in_progress")
             if usage is None or doubtful(usage, self._size):
                 for choice, piece in texts_of(answer):
                     self.wrote(piece, choice)
@@ -142,12 +146,8 @@ class BodyMeter(Reading):
         return body
 
 
-def _parsed(body: bytes) -> Any:
-    """A whole answer. Errors: UpstreamError when it was cut short, or never was JSON."""
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:
-        pass
+def _lenient(body: bytes) -> Any:
+    """A whole answer that is no JSON to us. Errors: UpstreamError when it was cut short, or never was any."""
     try:
         return _JSON.decode(body.decode())  # NaN and half surrogates are no JSON, but servers send them and clients read them
     except (ValueError, RecursionError) as error:

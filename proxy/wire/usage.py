@@ -43,17 +43,17 @@ def read_usage(block: Any) -> Usage | None:
         return None
     inputs = get("prompt_tokens_details") or get("input_tokens_details") or get("input_token_details")
     outputs = get("completion_tokens_details") or get("output_tokens_details")
-    cached = cache_write = audio_in = audio_out = reasoning = image_in = image_out = 0
+    usage = Usage(told, written)
     if type(inputs) is dict and any(inputs.values()):
-        cached = _part(inputs.get("cached_tokens"), told)
-        cache_write = _part(inputs.get("cache_write_tokens"), told)
-        audio_in = _part(inputs.get("audio_tokens"), told)
-        image_in = _part(inputs.get("image_tokens"), told)
+        usage.cached_tokens = _part(inputs.get("cached_tokens"), told)
+        usage.cache_write_tokens = _part(inputs.get("cache_write_tokens"), told)
+        usage.audio_input_tokens = _part(inputs.get("audio_tokens"), told)
+        usage.image_input_tokens = _part(inputs.get("image_tokens"), told)
     if type(outputs) is dict and any(outputs.values()):
-        audio_out = _part(outputs.get("audio_tokens"), written)
-        reasoning = _part(outputs.get("reasoning_tokens"), written)
-        image_out = _part(outputs.get("image_tokens"), written)
-    return Usage(told, written, cached, cache_write, audio_in, audio_out, reasoning, image_in, image_out)
+        usage.audio_output_tokens = _part(outputs.get("audio_tokens"), written)
+        usage.reasoning_tokens = _part(outputs.get("reasoning_tokens"), written)
+        usage.image_output_tokens = _part(outputs.get("image_tokens"), written)
+    return usage
 
 
 def together(one: Usage, other: Usage) -> Usage:

@@ -33,7 +33,7 @@ class Set:
 
 def trip(error: Any = None, **call: Any) -> Trip:
     """A call that ended."""
-    ended = Trip(replace(CALL, **call), ENDED.trace, cast(PolicySet, Set()), lambda: 0, START_NS)
+    ended = Trip(replace(CALL, **call), ENDED.traceparent, cast(PolicySet, Set()), lambda: 0, START_NS)
     ended.ended_ns = START_NS + MS
     ended.usage, ended.usage_source, ended.status = Usage(3, 4), "reported", 200
     if error is not None:

@@ -213,7 +213,7 @@ async def test_the_word_that_a_client_is_gone_may_come_after_a_write_has_failed(
     answer.rest = [chunk("x"), USAGE + DONE]
     call = Call("req_1", "POST", surface=SURFACES[0], drain=Drain(10.0, 1 << 20))
     unused: Any = None
-    trip = Trip(call, continue_trace(None, random=b"\1" * TRACE_BYTES), unused, lambda: 0, 0)
+    trip = Trip(call, continue_trace(None, random="01" * TRACE_BYTES), unused, lambda: 0, 0)
     trip.meter = meter
     sweep = Sweep(asyncio.get_running_loop())
 

@@ -66,7 +66,7 @@ class Gate:
     def admit(self, policies: PolicySet, arrival: Arrival) -> Trip:
         trip = Trip(
             call=Call(id="req_1", method="GET"),
-            trace=continue_trace(None, random=b"\1" * TRACE_BYTES),
+            traceparent=continue_trace(None, random="01" * TRACE_BYTES),
             set=policies,
             now_ns=self.clock.monotonic_ns,
             started_ns=0,

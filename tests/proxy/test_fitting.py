@@ -26,7 +26,7 @@ from tests.proxy.policy.files import with_policies
 
 # Rounds of 200 calls at once for each unit.
 ROUNDS = int(os.environ.get("TOLLHOUSE_TEST_ROUNDS", "100"))
-TRACE = continue_trace(None, random=b"\1" * TRACE_BYTES)
+TRACE = continue_trace(None, random="01" * TRACE_BYTES)
 
 
 class Scales:

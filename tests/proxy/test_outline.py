@@ -40,7 +40,7 @@ class Door:
         self._admission = Admission(MemoryStore(clock), unused, clock, unused, body_s=1.0, pseudonym="tollhouse")
         self._head = RequestHead(method="POST", target=path, headers={"content-type": "application/json"}, keep=True, modern=True)
         self._head.known = True
-        self._random = continue_trace(None, random=b"\1" * TRACE_BYTES)
+        self._random = continue_trace(None, random="01" * TRACE_BYTES)
 
     def admit(self, body: bytes) -> Call:
         trip = Trip(Call("req_1", "POST"), self._random, self._policies, lambda: 0, 0)

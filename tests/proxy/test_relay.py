@@ -9,7 +9,7 @@ import pytest
 
 from proxy.deadlines import Watch
 from proxy.errors import UpstreamError
-from proxy.relay import relay
+from proxy.relay import Head, relay
 from proxy.timeouts import Timeouts
 from proxy.upstream.contract import Take, TakeChunk
 from proxy.wire.meter import MOST_WHOLE_BYTES, BodyMeter, Meter, PassMeter, StreamMeter
@@ -135,7 +135,10 @@ class Sink:
 
 
 class Journey:
-    """One answer's way through the relay. log: what happened, in order; waits: the stage and deadline while each of it did."""
+    """One answer's way through the relay, and its course.
+
+    log: what happened, in order; waits: the stage and deadline while each of it did.
+    """
 
     def __init__(
         self,
@@ -166,22 +169,21 @@ class Journey:
         assert task is not None
         self.watch = Watch(task, loop)
 
-        async def settle() -> None:
-            if not self.settled:
-                self.settled = True
-                self.note("settle")
+        await relay(self, self.answer, self.sink, self.meter, self.watch, TIMEOUTS)
 
-        await relay(
-            self.answer,
-            self.sink,
-            meter=self.meter,
-            watch=self.watch,
-            timeouts=TIMEOUTS,
-            head=lambda: (self.answer.status, ["settled" if self.settled else "open"], None),
-            settle=settle,
-            first_token=lambda: self.note("first token"),
-            secrets=lambda: ("canary",),
-        )
+    def head(self) -> Head:
+        return self.answer.status, ["settled" if self.settled else "open"], None
+
+    async def settle(self) -> None:
+        if not self.settled:
+            self.settled = True
+            self.note("settle")
+
+    def first_token(self) -> None:
+        self.note("first token")
+
+    def secrets(self) -> tuple[str, ...]:
+        return ("canary",)
 
 
 def streamed(

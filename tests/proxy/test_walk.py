@@ -50,7 +50,7 @@ def entered(method: str, path: str, *, policies: Any = REFUSED) -> str:
     clock, unused = FakeClock(), None
     admission = Admission(MemoryStore(clock), unused, clock, unused, body_s=1.0, pseudonym="tollhouse")  # type: ignore[arg-type]
     head = RequestHead(method=method, target=path, headers={"content-type": "application/json"}, keep=True, modern=True)
-    trip = Trip(Call("req_1", method), continue_trace(None, random=b"\1" * TRACE_BYTES), policies, lambda: 0, 0)
+    trip = Trip(Call("req_1", method), continue_trace(None, random="01" * TRACE_BYTES), policies, lambda: 0, 0)
     arrival: Any = type("Arrival", (), {"head": head, "loopback": True})()
     try:
         surface = admission.enter(trip, arrival).surface
