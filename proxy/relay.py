@@ -38,8 +38,8 @@ class Sink(Protocol):
     @property
     def head_sent(self) -> bool: ...
 
-    def start(self, status: int, lines: list[str], length: int | None = None, *, close: bool = False) -> bool:
-        """The head of an answer whose body follows. close: the connection ends with it."""
+    def start(self, status: int, lines: list[str], length: int | None = None, *, first: bytes = b"", close: bool = False) -> bool:
+        """The head of an answer whose body follows. first: of the body, what goes with it. close: the connection ends with it."""
 
     def write(self, piece: bytes) -> bool: ...
 
@@ -118,11 +118,8 @@ class _Passage:
     async def run(self) -> None:
         meter, sink, watch = self.meter, self.sink, self.watch
         if meter.streams:
-            if sink.start(*self.course.head()):
-                await self._room()
-            watch.expect("first_token", self.timeouts.first_token)
-            self._token_at = watch.at
-        while await self.answer.pump(self._take, self._take_chunk if meter.streams else None):
+            self._start()
+        while True:
             if meter.ended:
                 await self.course.settle()
             if self._held:
@@ -142,6 +139,19 @@ class _Passage:
                 watch.expect("idle", self.timeouts.idle)
             else:
                 watch.expect_at("first_token", self._token_at)
+            if not await self.answer.pump(self._take, self._take_chunk if meter.streams else None):
+                break
+
+    def _start(self) -> None:
+        """The head of a stream, and in one write with it what has come by now, unless that is its end or says that it failed."""
+        self.watch.expect("first_token", self.timeouts.first_token)
+        self._token_at = self.watch.at
+        first = b""
+        if came := self.answer.received():
+            self._take(came)
+            if not self.meter.ended and self.meter.error is None:
+                first, self._held = self._held, b""
+        self._slow = self.sink.start(*self.course.head(), first=first)
 
     def _take(self, piece: bytes) -> bool:
         """One piece of the body: on to the client at once. False where somebody has to wait before the next."""

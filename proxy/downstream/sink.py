@@ -46,7 +46,7 @@ class HttpSink:
     def __repr__(self) -> str:
         return f"<HttpSink head_sent={self.head_sent} keep_alive={self.keep_alive}>"
 
-    def start(self, status: int, lines: list[str], length: int | None = None, *, close: bool = False) -> bool:
+    def start(self, status: int, lines: list[str], length: int | None = None, *, first: bytes = b"", close: bool = False) -> bool:
         if status in _BODILESS:
             self._bodiless = True
         elif length is not None:
@@ -57,12 +57,13 @@ class HttpSink:
                 lines.append("transfer-encoding: chunked")
             else:
                 self.keep_alive = False
-        return self._outlet.send(self._head(status, lines, close))
+        head = self._head(status, lines, close)
+        return self._outlet.send(head + self._framed(first) if first and not self._bodiless else head)
 
     def write(self, piece: bytes) -> bool:
         if self._bodiless:
             return False
-        return self._outlet.send(b"%x\r\n%b\r\n" % (len(piece), piece) if self._chunked else piece)
+        return self._outlet.send(self._framed(piece))
 
     def write_chunk(self, chunk: bytes, at: int, end: int) -> bool:
         return self._outlet.send(chunk) if self._chunked else self.write(chunk[at:end])
@@ -83,6 +84,10 @@ class HttpSink:
     def abort(self) -> None:
         self.keep_alive = False
         self._line.abort()
+
+    def _framed(self, piece: bytes) -> bytes:
+        """A piece of the body, which is not empty, as it is sent."""
+        return b"%x\r\n%b\r\n" % (len(piece), piece) if self._chunked else piece
 
     def _head(self, status: int, lines: list[str], close: bool) -> bytes:
         """The head's bytes, once. Errors: ValueError for a line that would be two, which none that reaches this is."""

@@ -166,7 +166,7 @@ def _speaks_in(before: bytes, behind: bytes) -> bool:
 class StreamMeter(Reading):
     """A stream of events. Only whole events leave, so that whatever breaks, no half of one was sent."""
 
-    __slots__ = ("_between", "_frame", "_frames_left", "_hide_usage", "_passing", "_splitter", "_told_at")
+    __slots__ = ("_between", "_frame", "_frames_left", "_hide_usage", "_lesson", "_passing", "_splitter", "_told_at")
 
     def __init__(self, *, hide_usage: bool) -> None:
         """hide_usage: the usage chunk was asked for by us, not by the client."""
@@ -177,6 +177,8 @@ class StreamMeter(Reading):
         # What stands before the text of the last event that was read, its length, what stands behind, and where the text goes.
         self._frame: tuple[bytes, int, bytes, bytearray] | None = None
         self._frames_left = _MOST_FRAMES
+        # An event that may become the frame when the next has come, its choices, and the frame before: nobody waits for it meanwhile.
+        self._lesson: tuple[bytes, Any, tuple[bytes, int, bytes, bytearray] | None] | None = None
         self._between = True  # whatever comes next begins an event
         self._told_at = 0  # bytes of text before the last usage
 
@@ -185,6 +187,10 @@ class StreamMeter(Reading):
 
     def repeats(self, data: bytes, at: int, end: int) -> bool:
         frame = self._frame
+        if frame is None:
+            if self._lesson is None:
+                return False
+            frame = self._learn()
         if frame is None or not self._between:
             return False
         before, length, behind, said = frame
@@ -208,26 +214,28 @@ class StreamMeter(Reading):
         self._between = self._splitter.clean
         return passed[0] if len(passed) == 1 else b"".join(passed)
 
-    def _remember(self, event: bytes, choices: Any) -> None:
-        """Take the frame of an event whose only text is the content of its only delta. Some servers' frames never come twice."""
-        self._frames_left -= 1
+    def _learn(self) -> tuple[bytes, int, bytes, bytearray] | None:
+        """The frame of the last event that was read, if its only text is the content of its only delta, else the frame before it."""
+        assert self._lesson is not None
+        (event, choices, self._frame), self._lesson = self._lesson, None
         if (
             type(choices) is not list
             or len(choices) != 1
             or type(choices[0]) is not dict
             or type(choices[0].get("delta")) is not dict
         ):
-            return
+            return self._frame
         delta = choices[0]["delta"]
         content = delta.get("content")
         if type(content) is not str or any(value for key, value in delta.items() if key != "content" and key in OUTPUT_KEYS):
-            return
+            return self._frame
         start = event.find(_CONTENT) + len(_CONTENT)
         end = event.find(b'"', start)
         before, behind = event[:start], event[end:]
         if event.startswith(b"data: ") and event.count(b"\n") == 2 and event.endswith(b"\n\n") and _speaks_in(before, behind):
             choice = choices[0].get("index")
             self._frame = before, start, behind, self._text_of(choice, 0) if choice else self.text
+        return self._frame
 
     def finish(self) -> bytes:
         rest = self._splitter.finish()
@@ -246,7 +254,7 @@ class StreamMeter(Reading):
         if event != LATE_LF:  # which goes the way of the event that it ends
             self._passing = self.error is None and self._read(event)
             if self.ended or self.error is not None:
-                self._frame, self._frames_left = None, 0
+                self._frame, self._lesson, self._frames_left = None, None, 0
                 self.weigh()
         return self._passing
 
@@ -298,8 +306,9 @@ class StreamMeter(Reading):
                 self.wrote(choice.get("text"), number)
         block = said.get("usage")
         if block is None:
-            if self._frames_left:
-                self._remember(event, choices)
+            if self._frames_left:  # some servers' frames never come twice
+                self._frames_left -= 1
+                self._lesson, self._frame = (event, choices, self._frame), None
             return True
         self.told(block)
         self._told_at = sum(map(len, self.texts()))

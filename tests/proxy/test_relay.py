@@ -68,6 +68,10 @@ class Answer:
         body, self._steps = b"".join(step for step in self._steps if isinstance(step, bytes)), []
         return body
 
+    def received(self) -> bytes:
+        """What the journey says had come with the head."""
+        return b"".join(self._steps.pop(0) for _ in range(self._journey.came))
+
     async def pump(self, take: Take, take_chunk: TakeChunk | None = None) -> bool:
         while piece := await self.read():
             size = b"%x\r\n" % len(piece)
@@ -91,11 +95,11 @@ class Sink:
         self.head_sent = False
         self.sent = b""
 
-    def start(self, status: int, lines: list[str], length: int | None = None, *, close: bool = False) -> bool:
+    def start(self, status: int, lines: list[str], length: int | None = None, *, first: bytes = b"", close: bool = False) -> bool:
         assert not self.head_sent, "there is never a second head"
         self.head_sent = True
         self._journey.note(f"head {status} {lines[0]}")
-        return False
+        return self.write(first) if first else False
 
     def write(self, chunk: bytes) -> bool:
         assert self.head_sent
@@ -137,7 +141,7 @@ class Sink:
 class Journey:
     """One answer's way through the relay, and its course.
 
-    log: what happened, in order; waits: the stage and deadline while each of it did.
+    came: how many of the steps came with the head. log: what happened, in order; waits: the stage and deadline while each of it did.
     """
 
     def __init__(
@@ -148,8 +152,10 @@ class Journey:
         fails: int | None = None,
         quick: bool = False,
         at_hand: bool = False,
+        came: int = 0,
     ) -> None:
         self.at_hand = at_hand
+        self.came = came
         self.log: list[str] = []
         self.waits: list[tuple[str, str, float]] = []
         self.meter = meter
@@ -187,9 +193,13 @@ class Journey:
 
 
 def streamed(
-    *steps: bytes | Exception | Callable[[], None], hide_usage: bool = False, fails: int | None = None, quick: bool = False
+    *steps: bytes | Exception | Callable[[], None],
+    hide_usage: bool = False,
+    fails: int | None = None,
+    quick: bool = False,
+    came: int = 0,
 ) -> Journey:
-    return Journey(StreamMeter(hide_usage=hide_usage), steps, fails=fails, quick=quick)
+    return Journey(StreamMeter(hide_usage=hide_usage), steps, fails=fails, quick=quick, came=came)
 
 
 WRITE = ["write", "written"]
@@ -238,6 +248,42 @@ async def test_a_quick_reader_gets_every_chunk_while_the_upstream_is_read() -> N
         *["read", "end"],
     ]
     assert "room" not in journey.log
+
+
+async def test_what_came_with_the_head_goes_with_it() -> None:
+    journey = streamed(ROLE + chunk("a"), chunk("b"), DONE, quick=True, came=1)
+    await journey.run()
+    assert journey.sink.sent == ROLE + chunk("a") + chunk("b") + DONE
+    assert journey.log == ["first token", "head 200 open", "write", "read", "write", "read", "settle", "write", "read", "end"]
+
+
+async def test_half_an_event_that_came_with_the_head_does_not_hold_it_up() -> None:
+    journey = streamed(chunk("a")[:9], chunk("a")[9:], DONE, came=1)
+    await journey.run()
+    assert journey.log[:4] == ["head 200 open", "read", "first token", "write"]
+    assert journey.sink.sent == chunk("a") + DONE
+
+
+async def test_a_stream_that_ended_with_its_head_is_settled_before_its_end_is_seen() -> None:
+    journey = streamed(chunk("a") + USAGE + DONE, hide_usage=True, came=1)
+    await journey.run()
+    assert journey.log[:5] == ["first token", "head 200 open", "settle", *WRITE]
+    assert journey.sink.sent == chunk("a") + DONE
+
+
+async def test_a_stream_that_failed_with_its_head_says_so_behind_what_came_before() -> None:
+    journey = streamed(chunk("a") + ERROR, came=1)
+    with pytest.raises(UpstreamError):
+        await journey.run()
+    assert journey.log == ["first token", "head 200 open", *WRITE]
+    assert journey.sink.sent == chunk("a")
+
+
+async def test_a_slow_reader_of_a_head_and_its_first_event_is_waited_for() -> None:
+    journey = streamed(chunk("a"), chunk("b"), DONE, came=1)
+    await journey.run()
+    assert journey.log[:5] == ["first token", "head 200 open", *WRITE, "read"]
+    assert ("written", "write_stall") in [wait[:2] for wait in journey.waits]
 
 
 async def test_a_quick_reader_sees_what_came_before_an_error_and_no_more() -> None:

@@ -25,6 +25,18 @@ def streamed(status: int = 200, length: int | None = None) -> object:
     return answer
 
 
+def together(status: int = 200) -> object:
+    """The same, with its first piece in the write of the head."""
+
+    async def answer(arrival: HttpArrival, sink: HttpSink) -> None:
+        sink.start(status, ["x: y"], first=PIECES[0])
+        for piece in PIECES[1:]:
+            sink.write(piece)
+        sink.end()
+
+    return answer
+
+
 def framed(status: int = 200) -> object:
     """The same, but for the head, from pieces that came in chunks."""
 
@@ -46,7 +58,7 @@ def whole(status: int = 200, body: bytes = b"hello", length: int | None = None, 
     return answer
 
 
-@pytest.mark.parametrize("handler", [streamed(), framed()], ids=["pieces", "chunks"])
+@pytest.mark.parametrize("handler", [streamed(), framed(), together()], ids=["pieces", "chunks", "together"])
 async def test_an_answer_of_unknown_length_goes_in_chunks_and_the_connection_lives_on(handler: object) -> None:
     async with Door(handler) as door, door.caller() as caller:  # type: ignore[arg-type]
         for _ in range(2):
@@ -57,7 +69,7 @@ async def test_an_answer_of_unknown_length_goes_in_chunks_and_the_connection_liv
             assert "content-length" not in answer.fields
 
 
-@pytest.mark.parametrize("handler", [streamed(), framed()], ids=["pieces", "chunks"])
+@pytest.mark.parametrize("handler", [streamed(), framed(), together()], ids=["pieces", "chunks", "together"])
 @pytest.mark.parametrize("fields", [(), ("connection: keep-alive",)])
 async def test_a_client_of_http_1_0_gets_no_chunks_and_the_end_of_the_connection_as_the_end(
     fields: tuple[str, ...], handler: object
@@ -82,8 +94,15 @@ async def test_an_answer_whose_length_is_known_says_so(version: str) -> None:
 
 @pytest.mark.parametrize(
     ("handler", "length"),
-    [(whole(), "5"), (whole(body=b"", length=1234), "1234"), (streamed(length=9), "9"), (streamed(), None), (framed(), None)],
-    ids=["whole", "whole, of a length that was told", "streamed, of a known length", "streamed", "streamed in chunks"],
+    [
+        (whole(), "5"),
+        (whole(body=b"", length=1234), "1234"),
+        (streamed(length=9), "9"),
+        (streamed(), None),
+        (framed(), None),
+        (together(), None),
+    ],
+    ids=["whole", "whole, of a length that was told", "streamed, of a known length", "streamed", "streamed in chunks", "together"],
 )
 async def test_the_answer_to_head_is_a_head(handler: object, length: str | None) -> None:
     async with Door(handler) as door, door.caller() as caller:  # type: ignore[arg-type]
@@ -95,7 +114,7 @@ async def test_the_answer_to_head_is_a_head(handler: object, length: str | None)
 
 
 @pytest.mark.parametrize("status", [204, 304])
-@pytest.mark.parametrize("handler", [whole, streamed])
+@pytest.mark.parametrize("handler", [whole, streamed, together])
 async def test_an_answer_that_has_no_body_by_its_status_is_a_head(status: int, handler: object) -> None:
     """A last chunk behind it would be taken for the beginning of the next answer."""
     async with Door(handler(status)) as door, door.caller() as caller:  # type: ignore[operator]
