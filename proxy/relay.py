@@ -119,6 +119,11 @@ class _Passage:
         meter, sink, watch = self.meter, self.sink, self.watch
         if meter.streams:
             self._start()
+            if self._slow and self._token_at is not None:  # whose first token is due so long after its head was taken
+                await self._room()
+                self._slow = False
+                watch.expect("first_token", self.timeouts.first_token)
+                self._token_at = watch.at
         while True:
             if meter.ended:
                 await self.course.settle()

@@ -36,9 +36,10 @@ class KnownHead:
         what is left of `data`, and there that has one digit more than the body's length.
         """
         rest = len(data) - self._bytes
-        head = b"%b%d%b" % (self._before, rest - len(str(rest)), self._behind)
+        length = rest - len(str(rest))
+        head = b"%b%d%b" % (self._before, length, self._behind)
         at = len(head)
-        return at if data[:at] == head else 0
+        return at if len(data) - at == length and data[:at] == head else 0
 
 
 class KnownHeads:

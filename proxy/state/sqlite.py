@@ -122,7 +122,7 @@ class SqliteStore:
         What is spent meanwhile may be in it or not. Errors: StateUnavailable.
         """
         self._check_open()
-        if self._books.unwritten:
+        if self._books.unwritten or self._turning.locked():  # whose sums are under way, and may come back
             await self.flush()
         for limit in limits:
             assert isinstance(limit.rule, Quota)

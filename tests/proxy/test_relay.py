@@ -286,6 +286,14 @@ async def test_a_slow_reader_of_a_head_and_its_first_event_is_waited_for() -> No
     assert ("written", "write_stall") in [wait[:2] for wait in journey.waits]
 
 
+async def test_the_first_token_is_due_so_long_after_a_slow_reader_took_the_head() -> None:
+    journey = streamed(ROLE, chunk("a"), DONE, came=1)
+    await journey.run()
+    taken = next(at for what, stage, at in journey.waits if (what, stage) == ("written", "write_stall"))
+    due = next(at for what, stage, at in journey.waits if (what, stage) == ("read", "first_token"))
+    assert due - TIMEOUTS.first_token > taken - TIMEOUTS.write_stall
+
+
 async def test_a_quick_reader_sees_what_came_before_an_error_and_no_more() -> None:
     journey = streamed(chunk("a"), chunk("b") + ERROR + DONE, quick=True)
     with pytest.raises(UpstreamError):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from proxy.downstream.arrival import HttpArrival
 from proxy.downstream.connection import ClientConnection
-from proxy.downstream.known import LONGEST_HEAD_BYTES, MOST_HEADS, KnownHeads, parts_of
+from proxy.downstream.known import LONGEST_HEAD_BYTES, MOST_HEADS, KnownHead, KnownHeads, parts_of
 from proxy.downstream.sink import HttpSink
 from proxy.wire.request import RequestHead
 from tests.proxy.downstream.door import GET, Door, get, post
@@ -237,3 +237,17 @@ async def test_a_connection_that_was_closed_is_freed_without_the_collector() -> 
         assert not [left for left in gc.get_objects() if type(left) is ClientConnection]
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("more", range(-3, 4))
+def test_a_known_head_is_passed_over_unless_its_body_is_all_that_follows(more: int) -> None:
+    """One byte too many is the next request's, and one too few is to come."""
+    before, behind = b"POST / HTTP/1.1\r\ncontent-length: ", b"\r\nhost: a\r\n\r\n"
+    known = KnownHead(before, behind, RequestHead(method="POST", target="/", headers={}, keep=True, modern=True))
+    found = 0
+    for length in range(max(0, -more), 1200):
+        head = b"%b%d%b" % (before, length, behind)
+        at = known.body_at(head + b"b" * (length + more))
+        assert at in ((0, len(head)) if more == 0 else (0,)), length
+        found += at > 0
+    assert found > 1150 if more == 0 else found == 0

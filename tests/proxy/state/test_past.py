@@ -49,6 +49,19 @@ def unreadable(directory: Path) -> Iterator[None]:
         rename("gone", "spend")
 
 
+@contextmanager
+def unwritable(directory: Path) -> Iterator[None]:
+    def change(words: str) -> None:
+        with closing(sqlite3.connect(directory / "state.sqlite3", isolation_level=None)) as connection:
+            connection.execute(words)
+
+    change("CREATE TRIGGER full BEFORE INSERT ON spend BEGIN SELECT RAISE(ABORT, 'full'); END")
+    try:
+        yield
+    finally:
+        change("DROP TRIGGER full")
+
+
 async def spend(store: SqliteStore, charge: Charge, used: int) -> None:
     held = await store.reserve((charge,))
     assert not isinstance(held, Denial), held
@@ -227,4 +240,21 @@ async def test_of_many_budgets_those_are_found_that_reached_an_alarm(directory: 
         await spend(store, Charge(other, "user=9", 0), 900)
     found = [(one.policy, one.clause, one.subject, one.window, one.spent) async for one in store.reached([limit])]
     assert found == [("everyone", "budget", subject, DAY, spent) for subject, spent in (("user=3", 500), (last, 905))]
+    await store.close()
+
+
+async def test_sums_that_were_under_way_and_came_back_are_searched_too(directory: Path, clock: FakeClock) -> None:
+    """In doubt an alarm stands: who searches while they are handed over hears that it failed, or finds them."""
+    store = await SqliteStore.open(directory, clock, group_s=NEVER_S)
+    charge = money(0, told_from=3)
+    await spend(store, charge, 5)
+    with unwritable(directory):
+        flushing = asyncio.create_task(store.flush())
+        for _ in range(2):  # until they are handed over
+            await asyncio.sleep(0)
+        searching = asyncio.create_task(anext(store.reached([charge.limit])))  # type: ignore[arg-type]
+        for task in (flushing, searching):
+            with pytest.raises(StateUnavailable):
+                await task
+    assert [one.spent async for one in store.reached([charge.limit])] == [5]
     await store.close()
