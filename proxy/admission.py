@@ -24,6 +24,7 @@ from proxy.tokens import Tokenizer
 from proxy.trip import Arrival, Observer, Trip
 from proxy.wire import body, units
 from proxy.wire.form import boundary_of, parse_form, patched_form
+from proxy.wire.glance import Glance
 from proxy.wire.headers import presented_key, refuse_ambiguous
 from proxy.wire.hosted import ANY_TOOL, UNPAID, offered
 from proxy.wire.inputs import hides_input
@@ -50,6 +51,7 @@ class Admission:
     body_s: float
     pseudonym: str
     _entries: dict[RequestHead, Entry] = field(default_factory=dict, init=False, repr=False)
+    _glance: Glance = field(default_factory=Glance, init=False, repr=False)
 
     def enter(self, trip: Trip, arrival: Arrival) -> Entry:
         """Who calls, and on which surface. Errors: InvalidCall, NotAdmitted."""
@@ -83,7 +85,7 @@ class Admission:
         if received is not None:
             data, at = received
             call.size = call.input_bound = len(data) - at  # a byte-level tokenizer never makes more tokens than there are bytes
-            known = entry.outlines.fill(call, data, at)
+            known = entry.outlines.fill(call, data, at, self._glance)
         plan = trip.plan = known or _prepare(trip.set, entry, call, received, now_s=self.clock.wall_s())
         if known is None and received is not None:
             entry.outlines.learn(call, plan)

@@ -12,10 +12,12 @@ from proxy.call import Call, Clamp, Price
 from proxy.policy.policyset import Plan
 from proxy.timeouts import Drain, Timeouts
 from proxy.wire import body
+from proxy.wire.glance import LARGE, Glance
 from proxy.wire.inputs import are_plain, is_usual
 
 MOST_OUTLINES = 4
 _MOST_TRIES = 16  # to learn one, without one that came again
+_MOST_GLANCES = 16  # at large messages that turn out not to be plain, as those of an app that sends pictures
 _MOST_LEARNT_BYTES = 64 << 10  # of a body that is read once more to learn from it; a large one would hold the loop twice as long
 _FIELD = "messages"
 _SENTINEL = "a-text-that-no-body-holds"
@@ -53,33 +55,31 @@ class Outline:
 class Outlines:
     """Those of one entry, a few of them. An app whose bodies never come again in outline is soon left alone."""
 
-    __slots__ = ("_known", "_tries_left")
+    __slots__ = ("_glances_left", "_known", "_tries_left")
 
     def __init__(self) -> None:
         self._known: list[Outline] = []
         self._tries_left = _MOST_TRIES
+        self._glances_left = _MOST_GLANCES
 
     def __repr__(self) -> str:
         return f"<Outlines {len(self._known)}/{MOST_OUTLINES} tries={self._tries_left}>"
 
-    def fill(self, call: Call, data: bytes, at: int) -> Plan | None:
+    def fill(self, call: Call, data: bytes, at: int, glance: Glance) -> Plan | None:
         """Shape a call by what is remembered of a body like this, and return its plan; None where there was none, or it is at fault.
 
-        data: bytes that end with the body, which begins at `at`. What stands between the bytes that are known is read, and is one JSON
-        value: so it is the messages and nothing else.
+        data: bytes that end with the body, which begins at `at`. What stands between the bytes that are known is read, or looked over,
+        and is one JSON value: so it is the messages and nothing else.
         """
         for outline in self._known:
             start = at + len(outline.before)
             if data.startswith(outline.before, at) and data.endswith(outline.behind, start):
                 middle = memoryview(data)[start : len(data) - len(outline.behind)]
-                messages = body.messages_in(middle)
-                if messages is None:
-                    return None
-                if outline.usual and are_plain(messages):
-                    call.fields, call.unread = outline.fields, middle  # what is not kept leaves its room to the next call
-                elif body.clearly_shallow(messages, len(middle)):
-                    call.fields = {**outline.fields, _FIELD: messages}
-                else:
+                large = outline.usual and len(middle) >= LARGE and self._glances_left > 0
+                if large and glance.are_plain(middle):
+                    self._glances_left = _MOST_GLANCES
+                    call.fields, call.unread = outline.fields, middle
+                elif not self._read(call, outline, middle, looked=large):
                     return None
                 self._tries_left = _MOST_TRIES
                 call.parts = outline.front, middle, outline.back
@@ -90,6 +90,20 @@ class Outlines:
                 call.uncapped, call.drain = outline.uncapped, outline.drain
                 return outline.plan
         return None
+
+    def _read(self, call: Call, outline: Outline, middle: memoryview, *, looked: bool) -> bool:
+        """Read the messages of a call. False where they are at fault, or may be. looked: a glance has not shown that they are plain."""
+        self._glances_left -= looked
+        messages = body.messages_in(middle)
+        if messages is None:
+            return False
+        if outline.usual and are_plain(messages):
+            call.fields, call.unread = outline.fields, middle  # what is not kept leaves its room to the next call
+        elif body.clearly_shallow(messages, len(middle)):
+            call.fields = {**outline.fields, _FIELD: messages}
+        else:
+            return False
+        return True
 
     def learn(self, call: Call, plan: Plan) -> None:
         """Remember what was made of a call, if its body is one of messages between plain fields. Whether it may pass is asked each time."""

@@ -92,6 +92,7 @@ LIBRARIES: Mapping[str, tuple[str, ...]] = {
     ),
     "yaml": ("proxy.policy",),
     "httptools": ("proxy.upstream", "proxy.downstream"),
+    "simdjson": ("proxy.wire.glance",),
     "aiolimiter": ("proxy.lane",),
     "tiktoken": ("proxy.encodings",),
     "prometheus_client": ("proxy.telemetry.exposition",),

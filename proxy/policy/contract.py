@@ -210,7 +210,7 @@ class Clause:
         """
 
     def check(self, call: Call) -> None:
-        """Raise `Refusal` if the shaped call may not pass."""
+        """Raise `Refusal` if the shaped call may not pass. Messages of plain text may be in `call.unread` alone: see `body.all_fields`."""
 
     def charges(self, call: Call) -> tuple[Charge, ...]:
         """What to hold before the upstream sees the call."""

@@ -106,6 +106,11 @@ def is_usual(fields: Mapping[str, Any]) -> bool:
     return _USUAL.issuperset(fields)
 
 
+def is_plain_field(name: str, value: Any) -> bool:
+    """Whether this is a field of a plain message."""
+    return name in _PLAIN_MESSAGE and type(value) is str
+
+
 def are_plain(messages: Any) -> bool:
     """Whether these are messages of texts and nothing else, which hide nothing and are not deep."""
     if type(messages) is not list:
