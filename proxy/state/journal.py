@@ -132,6 +132,11 @@ class Journal:
             self.dirty = True
             raise
 
+    def make_ready(self) -> None:
+        """Have the kernel prepare the page that is written to next, for after a sync it would do so while a call waits (25 µs)."""
+        if self.size < self._room:
+            self._map[self.size] = 0  # as it is
+
     def close(self) -> None:
         """Let go of the file, and of the room that it did not use."""
         self._map.close()

@@ -231,6 +231,8 @@ class SqliteStore:
             self._books.failed(error)
         if self._books.journal.dirty:
             self._wrote()
+        elif not self._closed:
+            self._books.journal.make_ready()
 
     def _write_in(self, delay_s: float) -> None:
         if self._timer is None and self._writer is None and not self._closed:

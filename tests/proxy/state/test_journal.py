@@ -74,6 +74,21 @@ def test_a_hold_is_in_the_file_when_it_was_made(tmp_path: Path) -> None:
     journal.close()
 
 
+def test_a_page_that_is_made_ready_says_nothing_new(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, 7, room=4096)
+    everyone, sizes = quota("everyone"), []
+    for id in range(1, 40):
+        journal.hold(id, ADA, 1_800_000_000, 1_800_000_100, [(money(100), everyone)])
+        journal.make_ready()
+        sizes.append(journal.size)
+        assert len(read(path_of(tmp_path, 7).read_bytes()).holds) == id
+    journal.end([], [(everyone, 10 ** (4096 - journal.size - len("00000000 D 0:\n") - 1))], {})
+    assert journal.size == 4096
+    journal.make_ready()
+    assert sizes == sorted(set(sizes))
+    journal.close()
+
+
 def test_every_image_of_a_crash_is_read_and_says_no_less_than_what_is_whole(tmp_path: Path) -> None:
     """Cut anywhere: what was whole counts, and no more than one line is damaged."""
     whole = written(tmp_path)
