@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from bench import wire
 from bench.load import Load
-from bench.plan import CONNECTIONS, PROMPTS, Plan
+from bench.plan import CONNECTIONS, JUDGED, PROMPTS, Plan
 from bench.report import Report, percentiles
 from bench.subject import Subject
 
@@ -29,7 +29,8 @@ async def round_of_calls(subjects: Sequence[Subject], mock: Subject, *, plan: Pl
     for size, prompt_bytes in PROMPTS.items():
         for clients in CONNECTIONS:
             asked = [mock, *subjects] if clients == 1 else list(subjects)
-            runs = await _take_turns(asked, prompt_bytes=prompt_bytes, clients=clients, plan=plan)
+            slices = plan.slices * (plan.times_judged if (size, clients) in JUDGED else 1)
+            runs = await _take_turns(asked, prompt_bytes=prompt_bytes, clients=clients, slices=slices, slice_s=plan.slice_s)
             for run in runs:
                 report.compared(run.load.calls, run.load.body_bytes)
             if clients == 1:
@@ -49,15 +50,15 @@ def _latencies(size: str, runs: Sequence[_Turns], direct: _Turns, report: Report
         report.add(run.subject.name, {f"added_p50_{size}_us": p50 - base[0], f"added_p99_{size}_us": p99 - base[1]})
 
 
-async def _take_turns(subjects: Sequence[Subject], *, prompt_bytes: int, clients: int, plan: Plan) -> list[_Turns]:
+async def _take_turns(subjects: Sequence[Subject], *, prompt_bytes: int, clients: int, slices: int, slice_s: float) -> list[_Turns]:
     async with AsyncExitStack() as stack:
         runs = []
         for subject in subjects:
             load = Load(subject.port, wire.calls(subject.port, prompt_bytes=prompt_bytes), expected=wire.REPLY, clients=clients)
             runs.append(_Turns(subject, await stack.enter_async_context(load)))
-        for _ in range(plan.slices):
+        for _ in range(slices):
             for run in runs:
-                await _slice(run, plan.slice_s)
+                await _slice(run, slice_s)
         return runs
 
 

@@ -29,10 +29,12 @@ class Plan:
 
     Short turns, because a neighbour's load on a shared machine then falls on all subjects alike. crowd: the window on a fresh
     process, whose memory tells what an open stream takes; None leaves it out. stall_rounds: those that look at the event loop.
+    times_judged: how many times as many slices a loop has that a goal is about.
     """
 
     rounds: int
     slices: int
+    times_judged: int
     slice_s: float
     shows: tuple[Show, ...]
     crowd: Show | None
@@ -42,6 +44,7 @@ class Plan:
 
 PROMPTS = {"1k": 1000, "32k": 32_000}
 CONNECTIONS = (1, 32, 256)
+JUDGED = frozenset({("1k", 1), ("1k", 32), ("32k", 32)})
 FLAT_OUT_STREAMS = 32
 
 # What mock and load carry on their one core beside the slowest subject: see bench/README.md.
@@ -51,9 +54,10 @@ CROWD_EVENTS_S = 10
 FULL = Plan(
     rounds=5,
     slices=5,
+    times_judged=3,
     slice_s=0.14,
     shows=(
-        Show(10, pace_s=0.02, apart_s=0.008, window_s=1.6, probe_s=1.0),
+        Show(10, pace_s=0.02, apart_s=0.008, window_s=1.6, probe_s=2.5),
         Show(100, pace_s=0.02, apart_s=0.005, window_s=1.8, probe_s=1.0),
     ),
     crowd=Show(CROWD_STREAMS, pace_s=1 / CROWD_EVENTS_S, apart_s=0.002, window_s=2.0),
@@ -63,6 +67,7 @@ FULL = Plan(
 QUICK = Plan(
     rounds=3,
     slices=2,
+    times_judged=1,
     slice_s=0.06,
     shows=(
         Show(10, pace_s=0.02, apart_s=0.006, window_s=0.4, probe_s=0.3),
