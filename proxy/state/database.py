@@ -48,10 +48,19 @@ MIGRATIONS: Sequence[Sequence[str]] = (
             UNIQUE (hour_s, key, user, model, surface, source))""",
         # What calls held that had not ended when the journal of this generation began; charges: JSON, key of `spend` and amount each.
         """CREATE TABLE hold (
-            id INTEGER PRIMARY KEY, key TEXT NOT NULL, user TEXT NOT NULL, model TEXT NOT NULL, surface TEXT NOT NULL,
-            began_s REAL NOT NULL, expires_s REAL NOT NULL, charges TEXT NOT NULL)""",
+            id INTEGER PRIMARY KEY, owner TEXT NOT NULL, key TEXT NOT NULL, user TEXT NOT NULL, model TEXT NOT NULL,
+            surface TEXT NOT NULL, began_s REAL NOT NULL, expires_s REAL NOT NULL, charges TEXT NOT NULL)""",
         "CREATE TABLE journal (generation INTEGER NOT NULL)",
         "INSERT INTO journal VALUES (0)",
+    ),
+    (
+        # Without an owner, which nobody set. Some files of the version before have none, and holds of a process that died.
+        "ALTER TABLE hold RENAME TO held",
+        """CREATE TABLE hold (
+            id INTEGER PRIMARY KEY, key TEXT NOT NULL, user TEXT NOT NULL, model TEXT NOT NULL, surface TEXT NOT NULL,
+            began_s REAL NOT NULL, expires_s REAL NOT NULL, charges TEXT NOT NULL)""",
+        "INSERT INTO hold SELECT id, key, user, model, surface, began_s, expires_s, charges FROM held",
+        "DROP TABLE held",
     ),
 )
 

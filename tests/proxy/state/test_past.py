@@ -7,12 +7,13 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import orjson
 import pytest
 
 from proxy.errors import StateUnavailable
 from proxy.policy.contract import Charge, Quota, Unit
 from proxy.state.contract import Denial
-from proxy.state.database import SEARCHED_AT_ONCE, Database
+from proxy.state.database import MIGRATIONS, SEARCHED_AT_ONCE, Database
 from proxy.state.memory import KEPT
 from proxy.state.sqlite import SqliteStore
 from tests.clock import FakeClock
@@ -257,4 +258,30 @@ async def test_sums_that_were_under_way_and_came_back_are_searched_too(directory
             with pytest.raises(StateUnavailable):
                 await task
     assert [one.spent async for one in store.reached([charge.limit])] == [5]
+    await store.close()
+
+
+def before_owners_went(directory: Path, *, owner: bool) -> None:
+    """A file of schema 2, whose process died while a call held 70. owner: as it was first made."""
+    directory.mkdir()
+    with closing(sqlite3.connect(directory / "state.sqlite3")) as connection, connection:
+        for statement in (*MIGRATIONS[0], *MIGRATIONS[1]):
+            connection.execute(statement)
+        if not owner:
+            connection.execute("ALTER TABLE hold DROP COLUMN owner")
+        charges = orjson.dumps([["everyone", "budget", "user=ada", "nanousd", *DAY, 70]]).decode()
+        row = (1, *(("?",) if owner else ()), "web", "ada", "gpt-4.1", "chat", *DAY, charges)
+        connection.execute(f"INSERT INTO hold VALUES ({', '.join('?' * len(row))})", row)
+        connection.execute("PRAGMA user_version = 2")
+
+
+@pytest.mark.parametrize("owner", [True, False], ids=["with an owner", "without"])
+async def test_a_file_of_the_version_before_goes_on_with_what_was_held(directory: Path, clock: FakeClock, owner: bool) -> None:
+    before_owners_went(directory, owner=owner)
+    store = await SqliteStore.open(directory, clock)
+    assert (store.recovery.holds, store.recovery.nanousd) == (1, 70)
+    held = await store.reserve((money(10, subject="user=ada"),))
+    assert not isinstance(held, Denial)
+    await store.flush()
+    assert store.peek(money(0, subject="user=ada")).spent == 70
     await store.close()

@@ -14,6 +14,7 @@ import pytest
 from proxy.errors import StateUnavailable
 from proxy.policy.contract import Charge, Quota, Unit
 from proxy.state.contract import Delivery, Denial
+from proxy.state.database import MIGRATIONS
 from proxy.state.memory import MemoryReservation
 from proxy.state.sqlite import SqliteStore
 from tests.clock import FakeClock
@@ -356,7 +357,7 @@ async def test_a_newer_schema_is_refused_and_left_alone(directory: Path, clock: 
         with pytest.raises(StateUnavailable) as caught:
             await SqliteStore.open(directory, clock)
         assert caught.value.detail == (
-            f"{directory}/state.sqlite3 has schema 7 and this version of tollhouse knows 2: "
+            f"{directory}/state.sqlite3 has schema 7 and this version of tollhouse knows {len(MIGRATIONS)}: "
             "run the newer version, or set TOLLHOUSE_STATE_DIR to another directory"
         )
 
