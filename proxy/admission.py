@@ -217,13 +217,19 @@ def _surface(policies: PolicySet, path: str, method: str) -> Surface:
     if policies.is_unmetered(path):
         if method in PASSTHROUGH.methods:
             return PASSTHROUGH
-        raise InvalidCall("method_not_allowed", "This method is not accepted here.")
+        raise _other_method(PASSTHROUGH)
     if surface is not None:
-        raise InvalidCall("method_not_allowed", f"This path accepts {', '.join(surface.methods)}.")
+        raise _other_method(surface)
     if not path.startswith(ROOT + "/"):
         raise InvalidCall("not_found", f"There is no such path; the API is below {ROOT}.")
     why = why_unmetered(path) or "This path has no meter."
     raise NotAdmitted("path_not_metered", f"{why} The operator can let it pass by listing it under 'unmetered'.")
+
+
+def _other_method(surface: Surface) -> InvalidCall:
+    """The refusal of a method that a path does not take. Source for `allow`: RFC 9110, section 15.5.6."""
+    methods = ", ".join(surface.methods)
+    return InvalidCall("method_not_allowed", f"This path accepts {methods}.", headers=(("allow", methods),))
 
 
 def _prepare(policies: PolicySet, entry: Entry, call: Call, received: tuple[bytes, int] | None, *, now_s: float) -> Plan:

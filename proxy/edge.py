@@ -54,6 +54,8 @@ class Edge:
 def _hints(error: ProxyError) -> list[str]:
     """When to come back: whole seconds for everyone, milliseconds and a plain yes or no for the official SDKs."""
     lines = [f"{name}: {value}" for name, value in error.headers]
+    if error.status == 401:
+        lines.append("www-authenticate: Bearer")  # RFC 9110, section 15.5.2
     if error.retry_after_s is not None:
         millis = max(1, round(error.retry_after_s * 1000))
         lines += (f"retry-after: {-(-millis // 1000)}", f"retry-after-ms: {millis}")

@@ -96,6 +96,8 @@ async def test_a_request_that_may_not_pass_says_why(
     first, _, said = answer.partition(b"\r\n\r\n")
     assert int(first.split()[1]) == status
     assert error_of(said)["code"] == code
+    assert (b"\r\nallow: " in first) == (status == 405)
+    assert (b"\r\nwww-authenticate: Bearer\r\n" in first) == (status == 401)
     assert upstream.received_bytes == 0
 
 
