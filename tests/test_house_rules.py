@@ -19,6 +19,9 @@ BASE = ("proxy.errors", "proxy.call", "proxy.timeouts", "proxy.clock", "proxy.ch
 VALUES = (*BASE, "proxy.wire", "proxy.policy")
 PARTS = (*VALUES, "proxy.state", "proxy.upstream.contract", "proxy.telemetry")
 STEPS = (
+    "proxy.breaker",
+    "proxy.retries",
+    "proxy.health",
     "proxy.outline",
     "proxy.entry",
     "proxy.trip",
