@@ -19,7 +19,6 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from proxy.allowance import usd
 from proxy.clock import Clock
 from proxy.errors import StateUnavailable
 from proxy.page import Page
@@ -73,8 +72,9 @@ class Means:
 
     count: called for each attempt with the sink's kind and `delivered`, `failed` (to be tried again) or `given_up`.
     random: so many random bytes, for the jitter. finished: what has ended and of which the outbox may not know, with what is to be
-    written down then. raised: the larger budget by which a page is over, None where it stands. reopened: called when a threshold that
-    was lifted may be crossed again. least_alert_s: how long Alertmanager must have had an alert before its resolve is heard.
+    written down then. lifted: of a resolve that waits and a time, the resolve that is due now because what was paged is over, None where it
+    stands. reopened: called with a resolve, when the same may be paged anew. least_alert_s: how long Alertmanager must have had an alert
+    before its resolve is heard.
     paces: pages a second.
     """
 
@@ -85,8 +85,8 @@ class Means:
     count: Callable[[str, str], None]
     random: Callable[[int], bytes]
     finished: "dict[str, Closing]"
-    raised: Callable[[Page], int | None]
-    reopened: Callable[[], None]
+    lifted: Callable[[Page, float], Page | None]
+    reopened: Callable[[Page], None]
     least_alert_s: float = LEAST_ALERT_S
     paces: Mapping[Kind, float] = field(default_factory=lambda: PACES)
 
@@ -187,10 +187,8 @@ class Lane:
         if sink is None:
             raise NotConfigured
         if sink.kind == "log":
-            if page.resolved_s is None:
-                means.log.event("budget.crossed", level="warning", **_crossing(page))
-            else:
-                means.log.event("budget.resolved", **_resolution(page))
+            event, level, fields = page.logged()
+            means.log.event(event, level=level, **fields)
             return 200, None
         post = render(sink, page, now_s=means.clock.wall_s())
         return await means.send(post.url, post.headers, post.body)
@@ -200,18 +198,17 @@ class Lane:
             self._means.log.event("page.delivered", status=status, **self._facts(delivery))
         self._means.count(self.kind, "delivered")
         await self._finish(delivery, self._closing(delivery, page))
-        if page.raised_nanousd is not None:
-            self._means.reopened()
+        if page.reopens:
+            self._means.reopened(page)
 
     def _closing(self, delivery: Delivery, page: Page) -> Closing:
         if page.resolved_s is None:
             lasts_s = self._means.least_alert_s if self.kind == "alertmanager" else 0.0
             taken_s = self._means.clock.wall_s()
             resolve = page.resolving(taken_s=taken_s, lasts_s=lasts_s)
-            if (raised := self._means.raised(page)) is not None:  # while it waited for its sink
-                resolve = resolve.lifted(raised_nanousd=raised, now_s=taken_s)
+            resolve = self._means.lifted(resolve, taken_s) or resolve  # while it waited for its sink
             return Closing(then=Delivery(delivery.id + RESOLVED, delivery.sink, resolve.write(), due_s=resolve.since_s))
-        if page.raised_nanousd is not None:  # the larger budget may be crossed in the same window
+        if page.reopens:
             return Closing(forget=(delivery.id, delivery.id.removesuffix(RESOLVED)))
         return Closing()
 
@@ -279,32 +276,3 @@ class Lane:
 def _given_up_s(page: Page, *, forgotten: bool) -> float:
     """Epoch seconds after which a page is tried no more. forgotten: its sink is no longer configured."""
     return page.since_s + (GIVE_UP_S if page.resolved_s is None or forgotten else GIVE_UP_RESOLVE_S)
-
-
-def _crossing(page: Page) -> dict[str, Any]:
-    return {
-        **_budget(page),
-        "spent_nanousd": page.spent_nanousd,
-        "limit_nanousd": page.limit_nanousd,
-        "refuses": page.refuses,
-        "spent_by_s": page.spent_by_s,
-        "top_models": [f"{who} {usd(amount)}" for who, amount in page.models] or None,
-        "top_users": [f"{who} {usd(amount)}" for who, amount in page.users] or None,
-    }
-
-
-def _resolution(page: Page) -> dict[str, Any]:
-    raised = page.raised_nanousd
-    return {**_budget(page), "limit_nanousd": page.limit_nanousd if raised is None else raised}
-
-
-def _budget(page: Page) -> dict[str, Any]:
-    start_s, end_s = page.window
-    return {
-        "page": page.id,
-        "policy": page.policy,
-        "subject": page.subject,
-        "threshold": page.threshold,
-        "window_start_s": start_s,
-        "window_end_s": end_s,
-    }

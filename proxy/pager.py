@@ -51,7 +51,7 @@ class Alarms(Protocol):
 
     def notices(self) -> AsyncIterator[Iterable[Notice]]: ...
 
-    def raised(self, page: Page) -> int | None: ...
+    def lifted(self, page: Page, now_s: float) -> Page | None: ...
 
 
 class Pager:
@@ -84,8 +84,8 @@ class Pager:
             count=count,
             random=random,
             finished={},
-            raised=alarms.raised,
-            reopened=self._review_again,
+            lifted=alarms.lifted,
+            reopened=self._reopened,
             least_alert_s=least_alert_s,
             paces=paces,
         )
@@ -168,6 +168,9 @@ class Pager:
         except TimeoutError:
             pass  # still in the outbox, and due
 
+    def _reopened(self, _: Page) -> None:
+        self._review_again()
+
     def _review_again(self) -> None:
         self._seen.clear()
         self._review_due = True
@@ -194,16 +197,15 @@ class Pager:
             raise
 
     async def _lift(self, delivery: Delivery) -> None:
-        """Resolve a page whose budget was raised. Errors: StateUnavailable."""
+        """Resolve a page of what is over. Errors: StateUnavailable."""
         try:
             page = Page.read(delivery.body)
         except ValueError:
             return  # its lane gives it up
-        if page.resolved_s is None or page.raised_nanousd is not None or delivery.id in self._means.finished:
+        if page.resolved_s is None or page.reopens or delivery.id in self._means.finished:
             return
-        raised = self._alarms.raised(page)
-        if raised is not None:
-            lifted = page.lifted(raised_nanousd=raised, now_s=self._clock.wall_s())
+        lifted = self._alarms.lifted(page, self._clock.wall_s())
+        if lifted is not None:
             await self._outbox.replace(Delivery(delivery.id, delivery.sink, lifted.write(), due_s=lifted.since_s))
 
     async def _store(self) -> None:

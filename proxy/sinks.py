@@ -27,8 +27,6 @@ LEAST_SECRET_BYTES = 24
 # Alertmanager forgets an alert at its end. One that is sent late, or just before the window turns, must outlive `group_wait` (30 s
 # unless set otherwise), or it resolves before anybody heard of it.
 LEAST_ALERT_S = 90
-# From the highest down; what is below them all is "info". The words are PagerDuty's.
-_SEVERITIES = ((100, "critical"), (80, "warning"))
 _MOST_SUMMARY_CHARS = 1024  # PagerDuty, payload.summary
 
 
@@ -87,11 +85,6 @@ def render(sink: Sink, page: Page, *, now_s: float) -> Post:
     return _RENDER[sink.kind](sink, page, now_s)
 
 
-def severity(threshold: int) -> str:
-    """critical, warning or info. threshold: percent."""
-    return next((word for least, word in _SEVERITIES if threshold >= least), "info")
-
-
 def signing_key(secret: str) -> bytes:
     """The bytes that sign. Errors: ValueError, without the secret."""
     encoded = secret.removeprefix("whsec_")
@@ -112,8 +105,7 @@ def sign(secret: str, *, id: str, timestamp_s: int, body: bytes) -> str:
 
 def _webhook(sink: Sink, page: Page, now_s: float) -> Post:
     # The same for every attempt, also of another replica: receivers tell repeats by it. Hashed, as it must hold no dot of a client's.
-    # The budget is in it because a threshold that a larger one lifted may be crossed again.
-    id = "msg_" + sha256(f"{page.type} {page.limit_nanousd} {page.id}".encode()).hexdigest()[:32]
+    id = "msg_" + sha256(f"{page.type} {page.key}".encode()).hexdigest()[:32]
     timestamp_s = int(now_s)
     body = orjson.dumps({"type": page.type, "timestamp": rfc3339(page.since_s), "data": page.facts()})
     headers = {"webhook-id": id, "webhook-timestamp": str(timestamp_s)}
@@ -138,9 +130,9 @@ def _pagerduty(sink: Sink, page: Page, now_s: float) -> Post:
         event["payload"] = {
             "summary": page.headline()[:_MOST_SUMMARY_CHARS],
             "source": "tollhouse",
-            "severity": severity(page.threshold),
+            "severity": page.severity,
             "timestamp": rfc3339(page.crossed_s),
-            "component": page.policy,
+            "component": page.component,
             "class": page.type,
             "custom_details": page.facts(),
         }
@@ -148,27 +140,13 @@ def _pagerduty(sink: Sink, page: Page, now_s: float) -> Post:
 
 
 def _alertmanager(sink: Sink, page: Page, now_s: float) -> Post:
-    # The labels are the alert's identity and say nothing that changes while it lasts; the amounts do. The window is one of them:
-    # tomorrow's crossing is another alert, even where Alertmanager has not yet told that today's is over.
-    labels = {
-        "alertname": "TollhouseBudgetThresholdCrossed",
-        "policy": page.policy,
-        "subject": page.subject,
-        "threshold": f"{page.threshold}%",
-        "window": rfc3339(page.window[0]),
-        "severity": severity(page.threshold),
-    }
-    resolved = page.resolved_s is not None
-    facts = page.facts()
-    told = ("summary", "effect") if resolved else ("summary", "spent_usd", "limit_usd", "forecast", "effect", "remedy")
-    top = {"top_models": page.spenders("models", page.models), "top_users": page.spenders("users", page.users)}
     alert: dict[str, Any] = {
-        "labels": labels,
+        "labels": page.labels,
         # An annotation that is empty is a mistake to Alertmanager.
-        "annotations": {name: facts[name] for name in told} | {name: text for name, text in top.items() if text and not resolved},
+        "annotations": {name: text for name, text in page.annotations.items() if text},
         "startsAt": rfc3339(min(page.crossed_s, now_s)),
         # Until then it fires without being sent again.
-        "endsAt": rfc3339(now_s if resolved else max(page.window[1], now_s + LEAST_ALERT_S)),
+        "endsAt": rfc3339(now_s if page.resolved_s is not None else max(page.ends_s, now_s + LEAST_ALERT_S)),
     }
     base = sink.url.rstrip("/").removesuffix(_ALERTS_PATH)
     return _post(base + _ALERTS_PATH, orjson.dumps([alert]))

@@ -46,6 +46,11 @@ class Standing:
             held = Charge(charge.limit, spend.subject, 0, enforced=charge.enforced and not shadowed)
             yield clause.settled(Balance(held, remaining=0, reset_s=0.0, spent=spend.spent, window=spend.window))
 
+    def lifted(self, page: Page, now_s: float) -> Page | None:
+        """The resolve `page` as it is due now, where what was paged is over before its time; None where it stands."""
+        raised = self.raised(page)
+        return None if raised is None else page.lifted(raised_nanousd=raised, now_s=now_s)
+
     def raised(self, page: Page) -> int | None:
         """The budget, in nanodollars, that was raised so far that the page's threshold is no longer crossed; None where it stands."""
         clause = self._clauses().get((page.policy, "budget"))

@@ -168,8 +168,8 @@ class FakeAlarms:
         for one in self.standing:
             yield [one]
 
-    def raised(self, page: Page) -> int | None:
-        return self.limit
+    def lifted(self, page: Page, now_s: float) -> Page | None:
+        return None if self.limit is None else page.lifted(raised_nanousd=self.limit, now_s=now_s)
 
 
 def pager(
