@@ -88,10 +88,10 @@ class App:
         self.sweep = Sweep(loop)
         self.proxies = proxies
         self.upstreams: dict[tuple[str, str], HttpUpstream] = {}
-        self.healths = Healths(lambda name: Health(name, clock=self.clock, log=log, metrics=self.metrics))
+        self.healths = Healths(lambda name: Health(name, clock=self.clock, log=log, metrics=self.metrics, pages=self.pager))
         self.courier: Courier | None = None
         spenders = Spenders(self.clock)
-        self.standing = Standing(lambda: shelf.current, store)
+        self.standing = Standing(lambda: shelf.current, store, self.healths)
         self.pager = Pager(
             store,
             clock=self.clock,

@@ -124,6 +124,8 @@ class Dispatch:
                         health.failed(way.config, probe=probe)
                     else:
                         health.answered(probe=probe)
+                    if status == 401:
+                        health.refused_us(way.config)
                     failure = await _refusal(trip, answer)
                     if not isinstance(sent_body, tuple) or not unprocessed(status, call.method):
                         raise failure

@@ -1,23 +1,35 @@
-"""How each upstream does, as calls find it: whether it is asked, how much is tried again there, and what is told of it.
+"""How each upstream does, as calls find it: whether it is asked, how much is tried again there, and what is told and paged of it.
 
 One Health for each name and address, which outlives a reload, so what the policy file says about it comes with every question. The rule
 a reader could break: a call that goes well on an upstream that does well costs two look-ups here and an addition.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 from proxy.breaker import Breaker
 from proxy.clock import Clock
 from proxy.errors import UpstreamError
+from proxy.outage import Outage, What
 from proxy.policy.policyset import UpstreamConfig
 from proxy.retries import Retries
 from proxy.telemetry.logs import Level
 from proxy.telemetry.metrics import Metrics
 
+# An upstream that refuses one call and answers the next would page and resolve without end.
+PAGED_AGAIN_S = 300.0
+
 
 class EventLog(Protocol):
     def event(self, name: str, /, *, level: Level = "info", **fields: Any) -> None: ...
+
+
+class Pages(Protocol):
+    """Who pages."""
+
+    def notify(self, outages: tuple[Outage, ...], /) -> None: ...
+
+    def outage_over(self) -> None: ...
 
 
 class Health:
@@ -27,9 +39,23 @@ class Health:
     something new, as the first one of a process does.
     """
 
-    __slots__ = ("_breaker", "_clock", "_log", "_metrics", "_name", "_retries", "calls", "shut", "uneasy")
+    __slots__ = (
+        "_breaker",
+        "_clock",
+        "_log",
+        "_metrics",
+        "_name",
+        "_paged",
+        "_pages",
+        "_retries",
+        "_worth",
+        "_wrong",
+        "calls",
+        "shut",
+        "uneasy",
+    )
 
-    def __init__(self, name: str, *, clock: Clock, log: EventLog, metrics: Metrics) -> None:
+    def __init__(self, name: str, *, clock: Clock, log: EventLog, metrics: Metrics, pages: Pages) -> None:
         self.calls = 0
         self.shut = False
         self.uneasy = True
@@ -37,6 +63,10 @@ class Health:
         self._clock = clock
         self._log = log
         self._metrics = metrics
+        self._pages = pages
+        self._wrong: dict[What, bool] = {}  # whether it is; what is not here is not known yet
+        self._worth: set[What] = set()  # what is wrong and worth a page
+        self._paged: dict[What, float] = {}  # since when the last was
         self._breaker = Breaker()
         self._retries = Retries()
 
@@ -64,12 +94,20 @@ class Health:
     def succeeded(self, *, probe: int) -> None:
         """A 2xx came. Need not be told while it is not `uneasy`."""
         self.answered(probe=probe)
+        self._over("credentials")
         self.uneasy = self.shut
 
     def answered(self, *, probe: int) -> None:
         """A head came that is no failure of the upstream's, whatever it says."""
         if self._breaker.answered(probe=probe):
             self._closed()
+        elif not self.shut:
+            self._over("down")
+
+    def refused_us(self, config: UpstreamConfig) -> None:
+        """It does not accept the credentials that the policy file gives us."""
+        self.uneasy = True
+        self._began("credentials", config)
 
     def failed(self, config: UpstreamConfig, *, probe: int) -> None:
         """It could not be reached, did not answer in time or not sensibly, or with a 5xx."""
@@ -77,6 +115,8 @@ class Health:
         if self._breaker.failed(self._now(), probe=probe, most=config.failures, open_s=config.open_s):
             self.shut = True
             self._log.event("upstream.opened", level="warning", upstream=self._name, open_s=self.wait_s)
+        if self.shut:
+            self._began("down", config)
 
     def left(self, *, probe: int) -> None:
         """The call ended, and says nothing of the upstream."""
@@ -102,9 +142,36 @@ class Health:
         """ROLL_S of `retries` have passed."""
         self._retries.roll(self.calls)
 
+    def wrong(self, what: What) -> bool | None:
+        """None as long as no call of this process has shown."""
+        return self._wrong.get(what)
+
+    def outages(self, config: UpstreamConfig) -> Iterator[Outage]:
+        """What is wrong and worth a page."""
+        if config.page:
+            for what in self._worth:
+                yield Outage(self._name, what, config.page)
+
+    def _began(self, what: What, config: UpstreamConfig) -> None:
+        """Also told again and again while it lasts."""
+        now, paged = self._now(), self._paged.get(what)
+        if what not in self._worth and (paged is None or now - paged >= PAGED_AGAIN_S):
+            self._worth.add(what)
+            self._paged[what] = now
+        self._wrong[what] = True
+        if config.page and what in self._worth:
+            self._pages.notify((Outage(self._name, what, config.page),))
+
+    def _over(self, what: What) -> None:
+        if self._wrong.get(what) is not False:
+            self._wrong[what] = False
+            self._worth.discard(what)
+            self._pages.outage_over()
+
     def _closed(self) -> None:
         self.shut = False
         self._log.event("upstream.closed", upstream=self._name)
+        self._over("down")
 
     def _now(self) -> float:
         return self._clock.monotonic_ns() / 1e9
@@ -128,6 +195,18 @@ class Healths:
         if known is None:
             known = self._known[name, config.base_url] = self._make(name)
         return known
+
+    def stands(self, name: str, config: UpstreamConfig, what: What) -> bool | None:
+        """Whether that is wrong with an upstream; None where it is not known."""
+        known = self._known.get((name, config.base_url))
+        return known.wrong(what) if known is not None else None
+
+    def outages(self, upstreams: Mapping[str, UpstreamConfig]) -> Iterator[Outage]:
+        """What is wrong with these and worth a page."""
+        for name, config in upstreams.items():
+            known = self._known.get((name, config.base_url))
+            if known is not None:
+                yield from known.outages(config)
 
     def shut(self, name: str, config: UpstreamConfig) -> bool:
         """Whether its breaker lets no call pass but a probe."""

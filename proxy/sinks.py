@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 import orjson
 
-from proxy.page import Page, rfc3339
+from proxy.outage_page import AnyPage
+from proxy.page import rfc3339
 from proxy.policy.sections import AlertmanagerSink, LogSink, PagerDutySink, PageSink, SlackSink, WebhookSink
 
 Kind = Literal["log", "webhook", "slack", "pagerduty", "alertmanager"]
@@ -80,7 +81,7 @@ def _sink(name: str, page: PageSink) -> Sink:
             return Sink(name, kind="alertmanager", url=url)
 
 
-def render(sink: Sink, page: Page, *, now_s: float) -> Post:
+def render(sink: Sink, page: AnyPage, *, now_s: float) -> Post:
     """The request that delivers `page`. sink: of any kind but log. now_s: epoch seconds of this attempt."""
     return _RENDER[sink.kind](sink, page, now_s)
 
@@ -103,7 +104,7 @@ def sign(secret: str, *, id: str, timestamp_s: int, body: bytes) -> str:
     return "v1," + base64.b64encode(hmac.digest(signing_key(secret), signed, "sha256")).decode()
 
 
-def _webhook(sink: Sink, page: Page, now_s: float) -> Post:
+def _webhook(sink: Sink, page: AnyPage, now_s: float) -> Post:
     # The same for every attempt, also of another replica: receivers tell repeats by it. Hashed, as it must hold no dot of a client's.
     id = "msg_" + sha256(f"{page.type} {page.key}".encode()).hexdigest()[:32]
     timestamp_s = int(now_s)
@@ -114,7 +115,7 @@ def _webhook(sink: Sink, page: Page, now_s: float) -> Post:
     return _post(sink.url, body, headers)
 
 
-def _slack(sink: Sink, page: Page, now_s: float) -> Post:
+def _slack(sink: Sink, page: AnyPage, now_s: float) -> Post:
     # The subject stands as code, where Slack reads neither mentions nor emphasis nor links; a backtick would end that.
     subject = "`" + page.subject.replace("`", "'") + "`"
     text = "\n".join((f"{page.headline(subject=subject)}.", *page.lines(quote="`")))
@@ -122,7 +123,7 @@ def _slack(sink: Sink, page: Page, now_s: float) -> Post:
     return _post(sink.url, orjson.dumps({"text": escaped}))
 
 
-def _pagerduty(sink: Sink, page: Page, now_s: float) -> Post:
+def _pagerduty(sink: Sink, page: AnyPage, now_s: float) -> Post:
     event: dict[str, Any] = {"routing_key": sink.secret, "event_action": "resolve", "dedup_key": page.id}
     if page.resolved_s is None:
         event["event_action"] = "trigger"
@@ -139,7 +140,7 @@ def _pagerduty(sink: Sink, page: Page, now_s: float) -> Post:
     return _post(sink.url or PAGERDUTY_URL, orjson.dumps(event))
 
 
-def _alertmanager(sink: Sink, page: Page, now_s: float) -> Post:
+def _alertmanager(sink: Sink, page: AnyPage, now_s: float) -> Post:
     alert: dict[str, Any] = {
         "labels": page.labels,
         # An annotation that is empty is a mistake to Alertmanager.
@@ -156,7 +157,7 @@ def _post(url: str, body: bytes, headers: Mapping[str, str] | None = None) -> Po
     return Post(url, headers={"content-type": "application/json", **(headers or {})}, body=body)
 
 
-_RENDER: Mapping[Kind, Callable[[Sink, Page, float], Post]] = {
+_RENDER: Mapping[Kind, Callable[[Sink, AnyPage, float], Post]] = {
     "webhook": _webhook,
     "slack": _slack,
     "pagerduty": _pagerduty,

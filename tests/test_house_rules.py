@@ -21,6 +21,7 @@ PARTS = (*VALUES, "proxy.state", "proxy.upstream.contract", "proxy.telemetry")
 STEPS = (
     "proxy.breaker",
     "proxy.retries",
+    "proxy.outage",
     "proxy.health",
     "proxy.outline",
     "proxy.entry",
@@ -42,6 +43,7 @@ EDGES = (
     "proxy.pager",
     "proxy.lane",
     "proxy.page",
+    "proxy.outage_page",
     "proxy.sinks",
     "proxy.standing",
     "proxy.courier",

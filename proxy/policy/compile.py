@@ -103,6 +103,7 @@ def _upstream(entry: Upstream) -> UpstreamConfig:
         retry_percent=retries.budget,
         failures=breaker.failures,
         open_s=breaker.open,
+        page=entry.page,
         forward_headers=entry.forward_headers,
     )
 

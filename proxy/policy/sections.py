@@ -84,6 +84,9 @@ class Upstream:
     timeouts: UpstreamTimeouts | None = option("deadlines that differ from the usual", default=None)
     retries: Retries | None = option("tries when it does not take a call", default=None)
     breaker: Breaker | None = option("when it is left alone because it fails", default=None)
+    page: tuple[Name, ...] = option(
+        "names under `pages` that are told when it refuses our credentials or its breaker opens; left out: the log only", default=()
+    )
     forward_headers: tuple[Header, ...] = option("request headers passed on besides the usual ones", default=())
 
 

@@ -37,6 +37,8 @@ EVENTS: Mapping[str, str] = {
     "upstream.closed": "An upstream is asked by every call again.",
     "budget.crossed": "A budget crossed one of its thresholds in this window.",
     "budget.resolved": "A crossing is over: the window turned, or the budget was raised.",
+    "outage.began": "Something is wrong with an upstream that is worth a page: it refuses our credentials, or is down.",
+    "outage.ended": "What was paged of an upstream is over: it answered, or the policy file no longer names it.",
     "page.delivered": "A page reached its sink.",
     "page.failed": "A page could not be delivered; it is tried again until `due_s`, or given up.",
     "state.failed": "The store of limits and money failed.",
