@@ -27,6 +27,7 @@ from proxy.deadlines import Sweep
 from proxy.dispatch import Dispatch
 from proxy.edge import Edge
 from proxy.errors import StateUnavailable
+from proxy.health import Health, Healths
 from proxy.pager import Pager
 from proxy.pipeline import DRAIN, Pipeline
 from proxy.policy.contract import Clause
@@ -34,6 +35,7 @@ from proxy.policy.document import PolicyFileError
 from proxy.policy.lints import lints
 from proxy.policy.policyset import PolicySet, UpstreamConfig
 from proxy.policy.shelf import Loaded, Shelf
+from proxy.retries import ROLL_S
 from proxy.settings import Settings, SettingsError
 from proxy.settlement import Settlement
 from proxy.sinks import sinks_of
@@ -54,7 +56,6 @@ if TYPE_CHECKING:  # both bring aiohttp, 13 MiB and 0.2 s, which only those pay 
     from proxy.pretend import Pretend
 
 LOOK_S = 1.0  # how often the policy file and the secrets it names are looked at
-LAG_S = 0.5
 _SWITCH_S = (
     0.001  # a thread that compiles a policy file or counts tokens holds the loop up for so long, five times less than by default
 )
@@ -87,9 +88,10 @@ class App:
         self.sweep = Sweep(loop)
         self.proxies = proxies
         self.upstreams: dict[tuple[str, str], HttpUpstream] = {}
+        self.healths = Healths(lambda name: Health(name, clock=self.clock, log=log, metrics=self.metrics, pages=self.pager))
         self.courier: Courier | None = None
         spenders = Spenders(self.clock)
-        self.standing = Standing(lambda: shelf.current, store)
+        self.standing = Standing(lambda: shelf.current, store, self.healths)
         self.pager = Pager(
             store,
             clock=self.clock,
@@ -113,7 +115,9 @@ class App:
                 body_s=settings.body_s,
                 pseudonym=pseudonym,
             ),
-            dispatch=Dispatch(upstream=self._upstream, pseudonym=pseudonym),
+            dispatch=Dispatch(
+                upstream=self._upstream, health=self.healths.of, pseudonym=pseudonym, clock=self.clock, random=chance
+            ),
             settlement=self.settlement,
             sweep=self.sweep,
             clock=self.clock,
@@ -308,18 +312,21 @@ class App:
     # ── what is measured now and then ────────────────────────────────────────────────────────────────────────────────
 
     async def _watch_loop(self) -> None:
-        """How late the loop wakes this; and slow heads are closed."""
+        """How late the loop wakes this; slow heads are closed, and what was tried again fades."""
         loop = asyncio.get_running_loop()
         while True:
-            due = loop.time() + LAG_S
-            await asyncio.sleep(LAG_S)
+            due = loop.time() + ROLL_S
+            await asyncio.sleep(ROLL_S)
             self.metrics.loop_lag_seconds.observe(max(0.0, loop.time() - due))
+            self.healths.roll()
             for listener in (self.edge.listener, self.admin.listener):
                 listener.close_late(header_s=self.settings.header_s)
 
     def _collect(self) -> None:
         self.metrics.inflight_calls.set(self.pipeline.inflight)
         self.metrics.log_dropped.value = self.log.dropped
+        for name, config in self.shelf.current.upstreams.items():
+            self.metrics.upstream_open.child(name).set(int(self.healths.shut(name, config)))
         self.metrics.state_failures.value = self.store.failures
         for policy, turns_s in self.standing.resets(self.clock.wall_s()):
             self.metrics.budget_reset.child(policy).set(turns_s)

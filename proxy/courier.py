@@ -6,8 +6,6 @@ policy file that spells out such an address, or `localhost`, gets there.
 """
 
 from collections.abc import Mapping
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from socket import AddressFamily
 
@@ -17,6 +15,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from proxy import __version__
 from proxy.clock import Clock
 from proxy.lane import Unreachable
+from proxy.wire.comeback import retry_after_s
 
 # The whole attempt. Standard Webhooks asks senders to allow 15 to 30 s.
 TIMEOUT_S = 15.0
@@ -112,16 +111,3 @@ def _inner(address: IPv6Address) -> IPv4Address | None:
     if address in _NAT64:
         return IPv4Address(int(address) & 0xFFFF_FFFF)
     return address.ipv4_mapped or address.sixtofour
-
-
-def retry_after_s(text: str | None, *, now_s: float) -> float | None:
-    """Seconds to wait, ≥ 0; None where there is no Retry-After that can be read. Source: RFC 9110, 10.2.3."""
-    if text is None:
-        return None
-    if text.isascii() and text.isdigit():
-        return float(text)
-    try:
-        date = parsedate_to_datetime(text)
-    except (ValueError, OverflowError, IndexError):  # what garbage makes it raise
-        return None
-    return max(0.0, (date if date.tzinfo is not None else date.replace(tzinfo=UTC)).timestamp() - now_s)

@@ -14,11 +14,13 @@ TICK_S = 0.1
 class Watch:
     """One call's next deadline. stage: the word for the log and the error; at: loop time, or inf for none; total_at: never moves.
 
+    expired: the deadline that passed and is yet to be told of; missed: the first one that passed, for good.
+
     beat: set whenever the stage begins anew; its time then counts from the next look of the sweep, a tick later at most. Where that
     happens for every event, looking at a clock would cost more than all the rest.
     """
 
-    __slots__ = ("_loop", "_seconds", "_task", "at", "beat", "expired", "stage", "total_at")
+    __slots__ = ("_loop", "_seconds", "_task", "at", "beat", "expired", "missed", "stage", "total_at")
 
     def __init__(self, task: "asyncio.Task[object]", loop: asyncio.AbstractEventLoop) -> None:
         self._task = task
@@ -27,6 +29,7 @@ class Watch:
         self.stage = ""
         self.beat = False
         self.expired: str | None = None
+        self.missed: str | None = None
 
     def __repr__(self) -> str:
         return f"<Watch stage={self.stage!r} expired={self.expired!r}>"
@@ -50,13 +53,18 @@ class Watch:
         self.at = inf
 
     def bound(self, total_s: float, stage: str, seconds: float) -> None:
-        """From now on the whole call may take `total_s`, and `stage` so many seconds."""
+        """From now on the whole call may take `total_s`, and no longer than it might before, and `stage` so many seconds."""
         now = self._loop.time()
-        self.total_at = now + total_s
+        if now + total_s < self.total_at:
+            self.total_at = now + total_s
         self.stage = stage
         self.beat = False
         self._seconds = seconds
         self.at = now + seconds
+
+    def left_s(self) -> float:
+        """Seconds until the next deadline."""
+        return min(self.at, self.total_at) - self._loop.time()
 
     def expire_if_due(self, now: float) -> None:
         """Cancel the task if its time is over. Called by the sweep."""
@@ -70,6 +78,7 @@ class Watch:
         """Cancel the task, once."""
         if self.expired is None:
             self.expired = stage
+            self.missed = self.missed or stage
             self._task.cancel()
 
     def absorb(self) -> bool:

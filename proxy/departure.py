@@ -39,8 +39,9 @@ class Departures:
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
+            trip.unwanted = True  # so it is not tried again
             try:
-                if watch.expired is None and self._running < self._most:
+                if trip.sent and watch.expired is None and self._running < self._most:
                     self._running += 1
                     try:
                         with suppress(TimeoutError, ProxyError):

@@ -4,9 +4,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from proxy.call import Call, Principal, Surface
+from proxy.health import Health
 from proxy.outline import Outlines
 from proxy.policy.contract import Charge
-from proxy.policy.policyset import Plan, PolicySet, charges
+from proxy.policy.policyset import Plan, PolicySet, UpstreamConfig, charges
 from proxy.state.contract import Holder
 from proxy.timeouts import Timeouts
 from proxy.upstream.contract import Ask, Upstream
@@ -15,12 +16,13 @@ MOST_ORDERS = 16  # of one head: an app has few models
 
 
 class Way(NamedTuple):
-    """To an upstream: its client, what of the head is sent with every call, its deadlines, and how often it is tried."""
+    """To an upstream: its client, what of the head is sent with every call, its deadlines, how it does, and what the file says of it."""
 
     upstream: Upstream
     ask: Ask
     timeouts: Timeouts
-    attempts: int
+    health: Health
+    config: UpstreamConfig
 
 
 class Order(NamedTuple):

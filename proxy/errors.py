@@ -65,6 +65,9 @@ CODES: Mapping[str, Code] = {
     "upstream_broken": Code(502, "upstream_error", "The upstream's answer was malformed or broke off."),
     "upstream_credentials": Code(502, "upstream_error", "The upstream refused the proxy's own credentials."),
     "upstream_error": Code(502, "upstream_error", "The upstream failed; its status is kept where it is a 5xx."),
+    "upstream_unavailable": Code(
+        503, "upstream_error", "The upstream failed call after call and is not asked for now; come back after `retry-after`."
+    ),
     "upstream_timeout": Code(504, "upstream_error", "The upstream was too slow; the message names the deadline."),
     "client_stalled": Code(408, _REQUEST, "The client stopped reading the answer."),
     # this proxy
@@ -140,13 +143,17 @@ class Refusal(ProxyError):
 
 
 class UpstreamError(ProxyError):
-    """The upstream failed or refused. `sent` is False while no byte had reached it: only then may the call be tried again."""
+    """The upstream failed or refused.
+
+    sent: False while no byte had reached it. ours: it is about our own bounds, and says nothing of the upstream.
+    """
 
     source = "upstream"
 
-    def __init__(self, code: str, message: str, *, sent: bool = True, **kwargs: object) -> None:
+    def __init__(self, code: str, message: str, *, sent: bool = True, ours: bool = False, **kwargs: object) -> None:
         super().__init__(code, message, **kwargs)  # type: ignore[arg-type]
         self.sent = sent
+        self.ours = ours
 
 
 class Overloaded(ProxyError):

@@ -19,10 +19,10 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from proxy.allowance import usd
 from proxy.clock import Clock
 from proxy.errors import StateUnavailable
-from proxy.page import Page
+from proxy.outage import PREFIX
+from proxy.outage_page import AnyPage, read_page
 from proxy.sinks import LEAST_ALERT_S, Kind, Sink, render
 from proxy.state.contract import Delivery, Outbox
 from proxy.telemetry.faults import exception_types, stack_of
@@ -73,8 +73,9 @@ class Means:
 
     count: called for each attempt with the sink's kind and `delivered`, `failed` (to be tried again) or `given_up`.
     random: so many random bytes, for the jitter. finished: what has ended and of which the outbox may not know, with what is to be
-    written down then. raised: the larger budget by which a page is over, None where it stands. reopened: called when a threshold that
-    was lifted may be crossed again. least_alert_s: how long Alertmanager must have had an alert before its resolve is heard.
+    written down then. lifted: of a resolve that waits and a time, the resolve that is due now because what was paged is over, None where it
+    stands. reopened: called with a resolve, when the same may be paged anew. least_alert_s: how long Alertmanager must have had an alert
+    before its resolve is heard.
     paces: pages a second.
     """
 
@@ -85,8 +86,8 @@ class Means:
     count: Callable[[str, str], None]
     random: Callable[[int], bytes]
     finished: "dict[str, Closing]"
-    raised: Callable[[Page], int | None]
-    reopened: Callable[[], None]
+    lifted: Callable[[AnyPage, float], AnyPage | None]
+    reopened: Callable[[AnyPage], None]
     least_alert_s: float = LEAST_ALERT_S
     paces: Mapping[Kind, float] = field(default_factory=lambda: PACES)
 
@@ -161,7 +162,7 @@ class Lane:
             await self._finish(delivery, known)
             return
         try:
-            page = Page.read(delivery.body)
+            page = read_page(delivery.body)
         except ValueError as error:
             await self._give_up(delivery, error=error)
             return
@@ -181,44 +182,41 @@ class Lane:
         else:  # also a redirect: following it would take the page where the policy file does not say
             await self._give_up(delivery, status=status)
 
-    async def _hand_over(self, page: Page) -> tuple[int, float | None]:
+    async def _hand_over(self, page: AnyPage) -> tuple[int, float | None]:
         """The sink's status and Retry-After. Errors: Unreachable."""
         means, sink = self._means, self.sink
         if sink is None:
             raise NotConfigured
         if sink.kind == "log":
-            if page.resolved_s is None:
-                means.log.event("budget.crossed", level="warning", **_crossing(page))
-            else:
-                means.log.event("budget.resolved", **_resolution(page))
+            event, level, fields = page.logged()
+            means.log.event(event, level=level, **fields)
             return 200, None
         post = render(sink, page, now_s=means.clock.wall_s())
         return await means.send(post.url, post.headers, post.body)
 
-    async def _delivered(self, delivery: Delivery, page: Page, status: int) -> None:
+    async def _delivered(self, delivery: Delivery, page: AnyPage, status: int) -> None:
         if self.kind != "log":  # there the event is the page
             self._means.log.event("page.delivered", status=status, **self._facts(delivery))
         self._means.count(self.kind, "delivered")
         await self._finish(delivery, self._closing(delivery, page))
-        if page.raised_nanousd is not None:
-            self._means.reopened()
+        if page.reopens:
+            self._means.reopened(page)
 
-    def _closing(self, delivery: Delivery, page: Page) -> Closing:
+    def _closing(self, delivery: Delivery, page: AnyPage) -> Closing:
         if page.resolved_s is None:
             lasts_s = self._means.least_alert_s if self.kind == "alertmanager" else 0.0
             taken_s = self._means.clock.wall_s()
             resolve = page.resolving(taken_s=taken_s, lasts_s=lasts_s)
-            if (raised := self._means.raised(page)) is not None:  # while it waited for its sink
-                resolve = resolve.lifted(raised_nanousd=raised, now_s=taken_s)
+            resolve = self._means.lifted(resolve, taken_s) or resolve  # while it waited for its sink
             return Closing(then=Delivery(delivery.id + RESOLVED, delivery.sink, resolve.write(), due_s=resolve.since_s))
-        if page.raised_nanousd is not None:  # the larger budget may be crossed in the same window
+        if page.reopens:
             return Closing(forget=(delivery.id, delivery.id.removesuffix(RESOLVED)))
         return Closing()
 
     async def _put_off(
         self,
         delivery: Delivery,
-        page: Page,
+        page: AnyPage,
         *,
         status: int | None = None,
         retry_after_s: float | None = None,
@@ -237,7 +235,7 @@ class Lane:
 
     async def _drop_stale(self, delivery: Delivery) -> None:
         """Give up a page that is too old while its sink is down, or pages would pile up there at one attempt a rest."""
-        if _given_up_s(Page.read(delivery.body), forgotten=self.sink is None) < self._means.clock.wall_s():
+        if _given_up_s(read_page(delivery.body), forgotten=self.sink is None) < self._means.clock.wall_s():
             await self._give_up(delivery)
 
     async def _give_up(self, delivery: Delivery, *, status: int | None = None, error: Exception | None = None) -> None:
@@ -245,7 +243,9 @@ class Lane:
         if closing is None:
             self._tell_failed(delivery, "error", status=status, error=error)
             self._means.count(self.kind, "given_up")
-        await self._finish(delivery, closing or Closing())
+        # A budget's id is of its window; an upstream's comes again, and must then be a page anew.
+        again = (delivery.id, delivery.id.removesuffix(RESOLVED)) if delivery.id.startswith(PREFIX) else ()
+        await self._finish(delivery, closing or Closing(forget=again))
 
     async def _finish(self, delivery: Delivery, closing: Closing) -> None:
         finished = self._means.finished
@@ -276,35 +276,6 @@ class Lane:
         return {"page": delivery.id, "sink": delivery.sink, "kind": self.kind, "attempts": delivery.attempts + 1}
 
 
-def _given_up_s(page: Page, *, forgotten: bool) -> float:
+def _given_up_s(page: AnyPage, *, forgotten: bool) -> float:
     """Epoch seconds after which a page is tried no more. forgotten: its sink is no longer configured."""
     return page.since_s + (GIVE_UP_S if page.resolved_s is None or forgotten else GIVE_UP_RESOLVE_S)
-
-
-def _crossing(page: Page) -> dict[str, Any]:
-    return {
-        **_budget(page),
-        "spent_nanousd": page.spent_nanousd,
-        "limit_nanousd": page.limit_nanousd,
-        "refuses": page.refuses,
-        "spent_by_s": page.spent_by_s,
-        "top_models": [f"{who} {usd(amount)}" for who, amount in page.models] or None,
-        "top_users": [f"{who} {usd(amount)}" for who, amount in page.users] or None,
-    }
-
-
-def _resolution(page: Page) -> dict[str, Any]:
-    raised = page.raised_nanousd
-    return {**_budget(page), "limit_nanousd": page.limit_nanousd if raised is None else raised}
-
-
-def _budget(page: Page) -> dict[str, Any]:
-    start_s, end_s = page.window
-    return {
-        "page": page.id,
-        "policy": page.policy,
-        "subject": page.subject,
-        "threshold": page.threshold,
-        "window_start_s": start_s,
-        "window_end_s": end_s,
-    }

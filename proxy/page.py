@@ -17,6 +17,7 @@ from zoneinfo import ZoneInfo
 from proxy.allowance import usd
 from proxy.policy.contract import Notice
 from proxy.spenders import Top
+from proxy.telemetry.logs import Level
 
 THRESHOLD_CROSSED = "budget.threshold_crossed"
 THRESHOLD_RESOLVED = "budget.threshold_resolved"
@@ -29,7 +30,11 @@ MOST_NAME_CHARS = 80  # of a user or a model among the largest spenders
 # A rate over less than this says more about the last call than about the day.
 LEAST_SEEN_S = 300
 
+# From the highest down; what is below them all is "info". The words are PagerDuty's.
+_SEVERITIES = ((100, "critical"), (80, "warning"))
+
 Spent = tuple[tuple[str, int], ...]  # names and nanodollars
+Logged = tuple[str, Level, dict[str, Any]]  # event, level and fields of a line of the log
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +132,80 @@ class Page:
     @property
     def refuses_now(self) -> bool:
         return self.refuses and self.spent_nanousd >= self.limit_nanousd
+
+    # ── what is asked of a page, whatever it is about ────────────────────────────────────────────────────────────────
+
+    @property
+    def reopens(self) -> bool:
+        """Whether the same may be paged anew once this, a resolve, was taken."""
+        return self.raised_nanousd is not None
+
+    @property
+    def severity(self) -> str:
+        return severity(self.threshold)
+
+    @property
+    def component(self) -> str:
+        return self.policy
+
+    @property
+    def key(self) -> str:
+        """What makes two pages of one type two: its budget too, because a threshold that a larger one lifted may be crossed again."""
+        return f"{self.limit_nanousd} {self.id}"
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The identity of an alert, which says nothing that changes while it lasts.
+
+        The window is a part: tomorrow's crossing is another alert, even where nobody has yet told that today's is over.
+        """
+        return {
+            "alertname": "TollhouseBudgetThresholdCrossed",
+            "policy": self.policy,
+            "subject": self.subject,
+            "threshold": f"{self.threshold}%",
+            "window": rfc3339(self.window[0]),
+            "severity": self.severity,
+        }
+
+    @property
+    def annotations(self) -> dict[str, str]:
+        """What an alert says, empty where it has nothing to say."""
+        facts = self.facts()
+        if self.resolved_s is not None:
+            return {name: facts[name] for name in ("summary", "effect")}
+        told = {name: facts[name] for name in ("summary", "spent_usd", "limit_usd", "forecast", "effect", "remedy")}
+        return told | {"top_models": self.spenders("models", self.models), "top_users": self.spenders("users", self.users)}
+
+    @property
+    def ends_s(self) -> float:
+        """Epoch seconds at which an alert is over if nobody says so before."""
+        return self.window[1]
+
+    def logged(self) -> Logged:
+        """The page as an event of the log."""
+        budget = {
+            "page": self.id,
+            "policy": self.policy,
+            "subject": self.subject,
+            "threshold": self.threshold,
+            "window_start_s": self.window[0],
+            "window_end_s": self.window[1],
+        }
+        if self.resolved_s is not None:
+            raised = self.raised_nanousd
+            return "budget.resolved", "info", {**budget, "limit_nanousd": self.limit_nanousd if raised is None else raised}
+        crossing = {
+            "spent_nanousd": self.spent_nanousd,
+            "limit_nanousd": self.limit_nanousd,
+            "refuses": self.refuses,
+            "spent_by_s": self.spent_by_s,
+            "top_models": [f"{who} {usd(amount)}" for who, amount in self.models] or None,
+            "top_users": [f"{who} {usd(amount)}" for who, amount in self.users] or None,
+        }
+        return "budget.crossed", "warning", budget | crossing
+
+    # ── what it says ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def headline(self, *, subject: str | None = None) -> str:
         """Which budget, who, how much: what stands first, and alone where there is one line only. subject: as the sink spells it."""
@@ -266,6 +345,11 @@ class Page:
     @staticmethod
     def _unquoted(name: str, quote: str) -> str:
         return name.replace(quote, "'") if quote else name
+
+
+def severity(threshold: int) -> str:
+    """critical, warning or info. threshold: percent."""
+    return next((word for least, word in _SEVERITIES if threshold >= least), "info")
 
 
 def rfc3339(epoch_s: float) -> str:

@@ -21,6 +21,8 @@ from typing import Protocol
 
 from proxy.clock import Clock
 from proxy.lane import PACES, EventLog, Lane, Means, Send
+from proxy.outage import PREFIX, Outage
+from proxy.outage_page import AnyPage, OutagePage, read_page
 from proxy.page import Page
 from proxy.policy.contract import Notice
 from proxy.sinks import LEAST_ALERT_S, Kind, Sink
@@ -40,7 +42,8 @@ _BATCH = 64  # notices put into the outbox in one transaction
 # Deliveries looked at after a reload: those due first. What is beyond them is resolved when its window turns.
 MOST_REVIEWED = 4096
 
-Notify = Callable[[Iterable[Notice]], None]
+Alarm = Notice | Outage
+Notify = Callable[[Iterable[Alarm]], None]
 
 # Every crossing stands in the log, whoever else is told. No name under `pages` is empty, so this one is nobody's.
 LOG = Sink("", kind="log")
@@ -51,7 +54,9 @@ class Alarms(Protocol):
 
     def notices(self) -> AsyncIterator[Iterable[Notice]]: ...
 
-    def raised(self, page: Page) -> int | None: ...
+    def outages(self) -> Iterable[Outage]: ...
+
+    def lifted(self, page: AnyPage, now_s: float) -> AnyPage | None: ...
 
 
 class Pager:
@@ -84,18 +89,19 @@ class Pager:
             count=count,
             random=random,
             finished={},
-            raised=alarms.raised,
-            reopened=self._review_again,
+            lifted=alarms.lifted,
+            reopened=self._reopened,
             least_alert_s=least_alert_s,
             paces=paces,
         )
         self._seen: dict[tuple[str, tuple[str, ...]], None] = {}  # a set that knows its oldest
-        self._queue: dict[tuple[str, tuple[str, ...]], Page] = {}
+        self._queue: dict[tuple[str, tuple[str, ...]], AnyPage] = {}
         self._lanes: dict[str, Lane] = {}
         self._sending: dict[str, asyncio.Task[None]] = {}  # by the name of the sink
         self._wake = asyncio.Event()
         self._closing = False
         self._review_due = False
+        self._outages_due = False
         self.configure({})
         self._review_due = False  # not before there are policies
 
@@ -113,7 +119,7 @@ class Pager:
             self._lanes[name] = lane if lane is not None and lane.sink == sink else Lane(sink, means=self._means)
         self._review_again()
 
-    def notify(self, notices: Iterable[Notice]) -> None:
+    def notify(self, notices: Iterable[Alarm]) -> None:
         """Take notices, new or not. With a full queue they are forgotten, to be raised again by the next settled call."""
         for notice in notices:
             key = (notice.dedup, notice.to)
@@ -122,8 +128,17 @@ class Pager:
             if len(self._seen) >= MOST_SEEN:
                 del self._seen[next(iter(self._seen))]
             self._seen[key] = None
-            self._queue[key] = Page.of(notice, crossed_s=self._clock.wall_s(), top=self._top(notice))
+            now_s = self._clock.wall_s()
+            if isinstance(notice, Outage):
+                self._queue[key] = OutagePage.of(notice, crossed_s=now_s)
+            else:
+                self._queue[key] = Page.of(notice, crossed_s=now_s, top=self._top(notice))
             self._wake.set()
+
+    def outage_over(self) -> None:
+        """Something that was wrong with an upstream, or may have been, is not any more: see what was paged of it."""
+        self._outages_due = True
+        self._wake.set()
 
     async def run(self) -> None:
         """Store and deliver until cancelled; `close` comes after that. Nothing else ends it."""
@@ -168,13 +183,34 @@ class Pager:
         except TimeoutError:
             pass  # still in the outbox, and due
 
+    def _reopened(self, page: AnyPage) -> None:
+        """The same may be paged anew, and is if it stands."""
+        if isinstance(page, Page):
+            self._review_again()
+            return
+        for key in [key for key in self._seen if key[0] == page.id]:
+            del self._seen[key]
+        self.notify(self._alarms.outages())
+
     def _review_again(self) -> None:
+        self._outages_due = True
         self._seen.clear()
         self._review_due = True
         self._wake.set()
 
     async def _review(self) -> None:
         """After a start, a reload or a lifted alarm: raise what stands, lift what does not. Errors: StateUnavailable."""
+        if self._outages_due:
+            self._outages_due = False
+            for key in [key for key in self._seen if key[0].startswith(PREFIX)]:
+                del self._seen[key]  # the next of the kind is to be asked about in the outbox
+            try:
+                self.notify(self._alarms.outages())
+                for delivery in await self._outbox.under(PREFIX):
+                    await self._lift(delivery)
+            except BaseException:
+                self._outages_due = True
+                raise
         if not self._review_due:
             return
         self._review_due = False
@@ -194,16 +230,15 @@ class Pager:
             raise
 
     async def _lift(self, delivery: Delivery) -> None:
-        """Resolve a page whose budget was raised. Errors: StateUnavailable."""
+        """Resolve a page of what is over. Errors: StateUnavailable."""
         try:
-            page = Page.read(delivery.body)
+            page = read_page(delivery.body)
         except ValueError:
             return  # its lane gives it up
-        if page.resolved_s is None or page.raised_nanousd is not None or delivery.id in self._means.finished:
+        if page.resolved_s is None or page.reopens or delivery.id in self._means.finished:
             return
-        raised = self._alarms.raised(page)
-        if raised is not None:
-            lifted = page.lifted(raised_nanousd=raised, now_s=self._clock.wall_s())
+        lifted = self._alarms.lifted(page, self._clock.wall_s())
+        if lifted is not None:
             await self._outbox.replace(Delivery(delivery.id, delivery.sink, lifted.write(), due_s=lifted.since_s))
 
     async def _store(self) -> None:
@@ -214,7 +249,7 @@ class Pager:
             for key in batch:
                 self._queue.pop(key, None)
 
-    def _deliveries(self, page: Page, to: tuple[str, ...]) -> Iterator[Delivery]:
+    def _deliveries(self, page: AnyPage, to: tuple[str, ...]) -> Iterator[Delivery]:
         body = page.write()
         for name in (LOG.name, *to):
             lane = self._lanes.get(name)

@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 import orjson
 
-from proxy.page import Page, rfc3339
+from proxy.outage_page import AnyPage
+from proxy.page import rfc3339
 from proxy.policy.sections import AlertmanagerSink, LogSink, PagerDutySink, PageSink, SlackSink, WebhookSink
 
 Kind = Literal["log", "webhook", "slack", "pagerduty", "alertmanager"]
@@ -27,8 +28,6 @@ LEAST_SECRET_BYTES = 24
 # Alertmanager forgets an alert at its end. One that is sent late, or just before the window turns, must outlive `group_wait` (30 s
 # unless set otherwise), or it resolves before anybody heard of it.
 LEAST_ALERT_S = 90
-# From the highest down; what is below them all is "info". The words are PagerDuty's.
-_SEVERITIES = ((100, "critical"), (80, "warning"))
 _MOST_SUMMARY_CHARS = 1024  # PagerDuty, payload.summary
 
 
@@ -82,14 +81,9 @@ def _sink(name: str, page: PageSink) -> Sink:
             return Sink(name, kind="alertmanager", url=url)
 
 
-def render(sink: Sink, page: Page, *, now_s: float) -> Post:
+def render(sink: Sink, page: AnyPage, *, now_s: float) -> Post:
     """The request that delivers `page`. sink: of any kind but log. now_s: epoch seconds of this attempt."""
     return _RENDER[sink.kind](sink, page, now_s)
-
-
-def severity(threshold: int) -> str:
-    """critical, warning or info. threshold: percent."""
-    return next((word for least, word in _SEVERITIES if threshold >= least), "info")
 
 
 def signing_key(secret: str) -> bytes:
@@ -110,10 +104,9 @@ def sign(secret: str, *, id: str, timestamp_s: int, body: bytes) -> str:
     return "v1," + base64.b64encode(hmac.digest(signing_key(secret), signed, "sha256")).decode()
 
 
-def _webhook(sink: Sink, page: Page, now_s: float) -> Post:
+def _webhook(sink: Sink, page: AnyPage, now_s: float) -> Post:
     # The same for every attempt, also of another replica: receivers tell repeats by it. Hashed, as it must hold no dot of a client's.
-    # The budget is in it because a threshold that a larger one lifted may be crossed again.
-    id = "msg_" + sha256(f"{page.type} {page.limit_nanousd} {page.id}".encode()).hexdigest()[:32]
+    id = "msg_" + sha256(f"{page.type} {page.key}".encode()).hexdigest()[:32]
     timestamp_s = int(now_s)
     body = orjson.dumps({"type": page.type, "timestamp": rfc3339(page.since_s), "data": page.facts()})
     headers = {"webhook-id": id, "webhook-timestamp": str(timestamp_s)}
@@ -122,7 +115,7 @@ def _webhook(sink: Sink, page: Page, now_s: float) -> Post:
     return _post(sink.url, body, headers)
 
 
-def _slack(sink: Sink, page: Page, now_s: float) -> Post:
+def _slack(sink: Sink, page: AnyPage, now_s: float) -> Post:
     # The subject stands as code, where Slack reads neither mentions nor emphasis nor links; a backtick would end that.
     subject = "`" + page.subject.replace("`", "'") + "`"
     text = "\n".join((f"{page.headline(subject=subject)}.", *page.lines(quote="`")))
@@ -130,7 +123,7 @@ def _slack(sink: Sink, page: Page, now_s: float) -> Post:
     return _post(sink.url, orjson.dumps({"text": escaped}))
 
 
-def _pagerduty(sink: Sink, page: Page, now_s: float) -> Post:
+def _pagerduty(sink: Sink, page: AnyPage, now_s: float) -> Post:
     event: dict[str, Any] = {"routing_key": sink.secret, "event_action": "resolve", "dedup_key": page.id}
     if page.resolved_s is None:
         event["event_action"] = "trigger"
@@ -138,37 +131,23 @@ def _pagerduty(sink: Sink, page: Page, now_s: float) -> Post:
         event["payload"] = {
             "summary": page.headline()[:_MOST_SUMMARY_CHARS],
             "source": "tollhouse",
-            "severity": severity(page.threshold),
+            "severity": page.severity,
             "timestamp": rfc3339(page.crossed_s),
-            "component": page.policy,
+            "component": page.component,
             "class": page.type,
             "custom_details": page.facts(),
         }
     return _post(sink.url or PAGERDUTY_URL, orjson.dumps(event))
 
 
-def _alertmanager(sink: Sink, page: Page, now_s: float) -> Post:
-    # The labels are the alert's identity and say nothing that changes while it lasts; the amounts do. The window is one of them:
-    # tomorrow's crossing is another alert, even where Alertmanager has not yet told that today's is over.
-    labels = {
-        "alertname": "TollhouseBudgetThresholdCrossed",
-        "policy": page.policy,
-        "subject": page.subject,
-        "threshold": f"{page.threshold}%",
-        "window": rfc3339(page.window[0]),
-        "severity": severity(page.threshold),
-    }
-    resolved = page.resolved_s is not None
-    facts = page.facts()
-    told = ("summary", "effect") if resolved else ("summary", "spent_usd", "limit_usd", "forecast", "effect", "remedy")
-    top = {"top_models": page.spenders("models", page.models), "top_users": page.spenders("users", page.users)}
+def _alertmanager(sink: Sink, page: AnyPage, now_s: float) -> Post:
     alert: dict[str, Any] = {
-        "labels": labels,
+        "labels": page.labels,
         # An annotation that is empty is a mistake to Alertmanager.
-        "annotations": {name: facts[name] for name in told} | {name: text for name, text in top.items() if text and not resolved},
+        "annotations": {name: text for name, text in page.annotations.items() if text},
         "startsAt": rfc3339(min(page.crossed_s, now_s)),
         # Until then it fires without being sent again.
-        "endsAt": rfc3339(now_s if resolved else max(page.window[1], now_s + LEAST_ALERT_S)),
+        "endsAt": rfc3339(now_s if page.resolved_s is not None else max(page.ends_s, now_s + LEAST_ALERT_S)),
     }
     base = sink.url.rstrip("/").removesuffix(_ALERTS_PATH)
     return _post(base + _ALERTS_PATH, orjson.dumps([alert]))
@@ -178,7 +157,7 @@ def _post(url: str, body: bytes, headers: Mapping[str, str] | None = None) -> Po
     return Post(url, headers={"content-type": "application/json", **(headers or {})}, body=body)
 
 
-_RENDER: Mapping[Kind, Callable[[Sink, Page, float], Post]] = {
+_RENDER: Mapping[Kind, Callable[[Sink, AnyPage, float], Post]] = {
     "webhook": _webhook,
     "slack": _slack,
     "pagerduty": _pagerduty,

@@ -4,12 +4,14 @@ A call that settles raises what it crosses. What crossed without one is found he
 the process, and a limit that a reload lowered or raised. The rule a reader could break: in doubt an alarm stands.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from typing import Protocol
 
+from proxy.outage import Outage, What
+from proxy.outage_page import AnyPage, OutagePage
 from proxy.page import Page
 from proxy.policy.contract import Balance, Charge, Clause, Limit, Notice, Quota
-from proxy.policy.policyset import PolicySet
+from proxy.policy.policyset import PolicySet, UpstreamConfig
 from proxy.state.arithmetic import window
 from proxy.state.contract import Spend
 
@@ -22,12 +24,21 @@ class Books(Protocol):
     def peek(self, charge: Charge) -> Balance: ...
 
 
-class Standing:
-    """Asks the policies in force about the spend in a store."""
+class Upstreams(Protocol):
+    """The part of the upstreams' healths that knows what is wrong with them."""
 
-    def __init__(self, policies: Callable[[], PolicySet], books: Books) -> None:
+    def outages(self, upstreams: Mapping[str, UpstreamConfig]) -> Iterator[Outage]: ...
+
+    def stands(self, name: str, config: UpstreamConfig, what: What) -> bool | None: ...
+
+
+class Standing:
+    """Asks the policies in force about the spend in a store, and the upstreams that they name how they do."""
+
+    def __init__(self, policies: Callable[[], PolicySet], books: Books, upstreams: Upstreams) -> None:
         self._policies = policies
         self._books = books
+        self._upstreams = upstreams
 
     def __repr__(self) -> str:
         return f"<Standing under {self._policies().version}>"
@@ -45,6 +56,23 @@ class Standing:
             assert charge is not None
             held = Charge(charge.limit, spend.subject, 0, enforced=charge.enforced and not shadowed)
             yield clause.settled(Balance(held, remaining=0, reset_s=0.0, spent=spend.spent, window=spend.window))
+
+    def outages(self) -> tuple[Outage, ...]:
+        """What is wrong with upstreams now and worth a page, raised before or not."""
+        return tuple(self._upstreams.outages(self._policies().upstreams))
+
+    def lifted(self, page: AnyPage, now_s: float) -> AnyPage | None:
+        """The resolve `page` as it is due now, where what was paged is over before its time; None where it stands.
+
+        What was wrong with an upstream before a restart stands until a call has shown otherwise.
+        """
+        if isinstance(page, OutagePage):
+            config = self._policies().upstreams.get(page.upstream)
+            if config is not None and self._upstreams.stands(page.upstream, config, page.what) is not False:
+                return None
+            return page.ended(now_s=now_s, removed=config is None)
+        raised = self.raised(page)
+        return None if raised is None else page.lifted(raised_nanousd=raised, now_s=now_s)
 
     def raised(self, page: Page) -> int | None:
         """The budget, in nanodollars, that was raised so far that the page's threshold is no longer crossed; None where it stands."""

@@ -57,7 +57,8 @@ class Trip:
     """Filled by the steps of the pipeline, told of once it has ended. Times are monotonic nanoseconds, None = not reached.
 
     traceparent: sent upstream. set: the policies this call began with and ends with.
-    sent: an upstream may have been given the call; answered: its head came.
+    sent: an upstream may have been given the call; answered: its head came. tries: how often it was sent, or was to be.
+    unwanted: the client left while its answer was yet to come.
     counting: a settlement that waits for the tokenizer and outlives a client that left.
     """
 
@@ -74,6 +75,8 @@ class Trip:
     upstream: str | None = field(default=None, init=False)
     upstream_request_id: str | None = field(default=None, init=False)
     sent: bool = field(default=False, init=False)
+    tries: int = field(default=0, init=False)
+    unwanted: bool = field(default=False, init=False)
     answered: bool = field(default=False, init=False)
     settled: bool = field(default=False, init=False)
     counting: asyncio.Task[None] | None = field(default=None, init=False)

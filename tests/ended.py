@@ -15,6 +15,7 @@ class EndedCall:
     call: Call
     traceparent: str
     upstream_request_id: str | None = "up_9"
+    tries: int = 1
     usage: Usage = Usage(input_tokens=312, output_tokens=45, cached_tokens=100)
     cost_nanousd: int = 1_234_567
     started_ns: int = START_NS

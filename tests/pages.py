@@ -3,7 +3,7 @@
 import asyncio
 import selectors
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Collection, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from typing import Any
@@ -11,9 +11,11 @@ from typing import Any
 from proxy.clock import Clock
 from proxy.errors import StateUnavailable
 from proxy.lane import RESOLVED
-from proxy.page import Page
+from proxy.outage import Outage, What
+from proxy.outage_page import AnyPage, OutagePage
 from proxy.pager import Pager
 from proxy.policy.contract import Notice
+from proxy.policy.policyset import UpstreamConfig
 from proxy.sinks import Kind, Sink
 from proxy.spenders import Top
 from proxy.state.contract import Delivery, Outbox
@@ -43,6 +45,16 @@ def sink(name: str, *, kind: Kind = "webhook", path: str = "") -> Sink:
     return Sink(name, kind=kind, url=f"https://{name}.canary.test{path}", secret=secret)
 
 
+class NoUpstreams:
+    """Upstreams of which nothing is known."""
+
+    def outages(self, upstreams: Mapping[str, UpstreamConfig]) -> Iterator[Outage]:
+        return iter(())
+
+    def stands(self, name: str, config: UpstreamConfig, what: What) -> bool | None:
+        return None
+
+
 class FailingOutbox:
     """A real outbox in memory that fails when told to. broken: names of operations that raise StateUnavailable and do nothing."""
 
@@ -57,6 +69,10 @@ class FailingOutbox:
     async def due(self, now_s: float, *, most: int = 32, skip: Collection[str] = ()) -> tuple[Delivery, ...]:
         self._check("due")
         return await self._store.due(now_s, most=most, skip=skip)
+
+    async def under(self, prefix: str) -> tuple[Delivery, ...]:
+        self._check("under")
+        return await self._store.under(prefix)
 
     async def replace(self, delivery: Delivery) -> None:
         self._check("replace")
@@ -159,17 +175,27 @@ class FakeLog:
 
 @dataclass
 class FakeAlarms:
-    """Alarms that stand as a test says. standing: what is raised after a start or a reload; limit: what budgets were raised to."""
+    """Alarms that stand as a test says.
+
+    standing: what is raised after a start or a reload; limit: what budgets were raised to. wrong: with upstreams; over: what was is over.
+    """
 
     standing: list[Notice] = field(default_factory=list)
     limit: int | None = None
+    wrong: list[Outage] = field(default_factory=list)
+    over: bool = False
 
     async def notices(self) -> AsyncIterator[list[Notice]]:
         for one in self.standing:
             yield [one]
 
-    def raised(self, page: Page) -> int | None:
-        return self.limit
+    def outages(self) -> list[Outage]:
+        return self.wrong
+
+    def lifted(self, page: AnyPage, now_s: float) -> AnyPage | None:
+        if isinstance(page, OutagePage):
+            return page.ended(now_s=now_s, removed=False) if self.over else None
+        return None if self.limit is None else page.lifted(raised_nanousd=self.limit, now_s=now_s)
 
 
 def pager(

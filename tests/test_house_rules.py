@@ -19,6 +19,10 @@ BASE = ("proxy.errors", "proxy.call", "proxy.timeouts", "proxy.clock", "proxy.ch
 VALUES = (*BASE, "proxy.wire", "proxy.policy")
 PARTS = (*VALUES, "proxy.state", "proxy.upstream.contract", "proxy.telemetry")
 STEPS = (
+    "proxy.breaker",
+    "proxy.retries",
+    "proxy.outage",
+    "proxy.health",
     "proxy.outline",
     "proxy.entry",
     "proxy.trip",
@@ -39,6 +43,7 @@ EDGES = (
     "proxy.pager",
     "proxy.lane",
     "proxy.page",
+    "proxy.outage_page",
     "proxy.sinks",
     "proxy.standing",
     "proxy.courier",

@@ -20,12 +20,14 @@ from proxy.policy.prices import CLASSES, UNITS, PriceTable, unit_price, whole_pr
 from proxy.policy.reading import BROKEN, Reader, Reading
 from proxy.policy.references import References
 from proxy.policy.sections import (
+    Breaker,
     Key,
     Match,
     PolicyEntry,
     PolicyFile,
     PriceEntry,
     Prices,
+    Retries,
     Route,
     TierPrices,
     TokenPrices,
@@ -92,11 +94,16 @@ def _upstream(entry: Upstream) -> UpstreamConfig:
     if entry.timeouts is not None:
         own = {f.name: getattr(entry.timeouts, f.name) for f in fields(entry.timeouts)}
         timeouts = {name: seconds for name, seconds in own.items() if seconds is not None}
+    retries, breaker = entry.retries or Retries(), entry.breaker or Breaker()
     return UpstreamConfig(
         base_url=entry.base_url,
         api_key=entry.api_key,
         timeouts=Timeouts(**timeouts),
-        attempts=entry.retries.attempts if entry.retries else 2,
+        attempts=retries.attempts,
+        retry_percent=retries.budget,
+        failures=breaker.failures,
+        open_s=breaker.open,
+        page=entry.page,
         forward_headers=entry.forward_headers,
     )
 

@@ -15,6 +15,8 @@ from proxy.policy.sections import Key, Match, PolicyEntry
 
 # A call is held against every policy the first time it comes by: a millisecond for so many.
 MOST_POLICIES = 1000
+# Where a file names who is paged.
+PAGED = (("policies", ANY, "budget", "page", ...), ("upstreams", ANY, "page", ...))
 
 
 def cross_check(reading: Reading, *, upstream_given: bool) -> None:
@@ -52,10 +54,11 @@ def _check_names(reading: Reading) -> None:
     if ids:
         _check_known(reading, "key", ids, ("policies", ANY, "match", "keys", ...))
     pages = names_under(reading, "pages")
-    for trail, name in reading.find("policies", ANY, "budget", "page", ...):
-        if isinstance(name, str) and name not in pages:
-            none = "" if pages else "; there are none under `pages`"
-            reading.wrong(trail, f"unknown page {reading.shown(trail)}{_hint(reading, trail, pages)}{none}")
+    for pattern in PAGED:
+        for trail, name in reading.find(*pattern):
+            if isinstance(name, str) and name not in pages:
+                none = "" if pages else "; there are none under `pages`"
+                reading.wrong(trail, f"unknown page {reading.shown(trail)}{_hint(reading, trail, pages)}{none}")
 
 
 def _check_known(reading: Reading, what: str, known: Sequence[str], pattern: tuple[object, ...]) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from proxy.policy.crosscheck import names_under
+from proxy.policy.crosscheck import PAGED, names_under
 from proxy.policy.document import Mistake, Trail
 from proxy.policy.keys import AccessKey
 from proxy.policy.policyset import Globs, Policy, PolicySet
@@ -86,10 +86,10 @@ def _unused_names(policies: PolicySet) -> Warnings:
     for name in names_under(policies.source, "upstreams"):
         if name not in used:
             yield ("upstreams", name), "no route leads to this upstream"
-    paged = {name for _, name in policies.source.find("policies", ANY, "budget", "page", ...)}
+    paged = {name for pattern in PAGED for _, name in policies.source.find(*pattern)}
     for name in policies.pages:
         if name not in paged:
-            yield ("pages", name), "no budget pages it"
+            yield ("pages", name), "no budget and no upstream pages it"
 
 
 def _nothing_enforced(policies: PolicySet) -> Warnings:

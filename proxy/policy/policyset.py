@@ -49,12 +49,20 @@ class Globs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpstreamConfig:
-    """One upstream. base_url: without a slash at its end. attempts: tries while nothing has been sent. forward_headers: lower case."""
+    """One upstream. base_url: without a slash at its end. forward_headers: lower case.
+
+    attempts: tries of a call that it did not take. retry_percent: of its calls, tries beyond the first. failures: in a row, after which it
+    is not asked for open_s; 0 = it always is. page: names under `pages` that are told when it refuses our credentials or is down.
+    """
 
     base_url: str
     api_key: str | None = field(default=None, repr=False)
     timeouts: Timeouts = Timeouts()
     attempts: int = 2
+    retry_percent: int = 20
+    failures: int = 5
+    open_s: float = 10.0
+    page: tuple[str, ...] = ()
     forward_headers: tuple[str, ...] = ()
 
 

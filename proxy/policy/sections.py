@@ -18,6 +18,7 @@ from proxy.policy.values import (
     Credential,
     Day,
     Duration,
+    Failures,
     Flag,
     Glob,
     Header,
@@ -26,6 +27,7 @@ from proxy.policy.values import (
     Name,
     PathGlob,
     RoutingKey,
+    Share,
     SigningSecret,
     Tier,
     Url,
@@ -53,9 +55,22 @@ class UpstreamTimeouts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retries:
-    """How often a call that did not reach its upstream is tried."""
+    """How often a call is tried that its upstream did not take."""
 
-    attempts: Attempts = option("tries in all, only while nothing has been sent; 1 = never again (2)", default=2)
+    attempts: Attempts = option(
+        "tries in all, only of a call that was not sent or was refused unread; 1 = never again (2)", default=2
+    )
+    budget: Share = option("tries beyond a call's first, as a share of the upstream's calls of the last 10 s (20%)", default=20)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Breaker:
+    """When an upstream that fails is not asked for a while."""
+
+    failures: Failures = option("failures in a row that open it, whatever calls they are of; 0 = it never opens (5)", default=5)
+    open: Duration = option(
+        "how long no call is sent there before one tries; doubled each time it fails, up to 1m (10s)", default=10.0
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +82,11 @@ class Upstream:
         "the key it is called with; better a reference than the key itself", default=None, repr=False
     )
     timeouts: UpstreamTimeouts | None = option("deadlines that differ from the usual", default=None)
-    retries: Retries | None = option("tries when it cannot be reached", default=None)
+    retries: Retries | None = option("tries when it does not take a call", default=None)
+    breaker: Breaker | None = option("when it is left alone because it fails", default=None)
+    page: tuple[Name, ...] = option(
+        "names under `pages` that are told when it refuses our credentials or its breaker opens; left out: the log only", default=()
+    )
     forward_headers: tuple[Header, ...] = option("request headers passed on besides the usual ones", default=())
 
 

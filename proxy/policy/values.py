@@ -221,6 +221,7 @@ Flag = Annotated[bool, Kind("true or false", _flag, {"type": "boolean"}, truth=T
 Version = Annotated[Literal[1], Kind("1", lambda text: _whole(text, least=1, most=1), {"const": 1})]
 Count = Annotated[int, whole(least=1, most=MOST_COUNT)]
 Attempts = Annotated[int, whole(least=1, most=10)]
+Failures = Annotated[int, whole(least=0, most=1000)]
 Duration = Annotated[
     float, Kind("a duration with its unit, such as 100ms, 5s, 2m or 1h", _duration, _string(pattern=r"^[0-9.]+(ms|s|m|h)$"))
 ]
@@ -231,6 +232,14 @@ Percent = Annotated[
         "a percentage from 1 to 1000",
         _percent,
         {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 1000}, _string(pattern="^[0-9]+%$")]},
+    ),
+]
+Share = Annotated[
+    int,
+    Kind(
+        "a percentage from 1 to 100",
+        lambda text: _whole(text.removesuffix("%"), least=1, most=100),
+        {"anyOf": [{"type": "integer", "minimum": 1, "maximum": 100}, _string(pattern="^[0-9]+%$")]},
     ),
 ]
 Usd = Annotated[

@@ -128,6 +128,9 @@ class Outbox(Protocol):
     async def due(self, now_s: float, *, most: int = 32, skip: Collection[str] = ()) -> tuple[Delivery, ...]:
         """Undelivered ones whose time has come, oldest first, but for those to the sinks in `skip`: they have enough on hand."""
 
+    async def under(self, prefix: str) -> tuple[Delivery, ...]:
+        """Undelivered ones whose ids begin so, whenever they are due. For few: all of them are returned."""
+
     async def retry(self, id: str, *, due_s: float) -> None:
         """Count a failed attempt and set the next."""
 

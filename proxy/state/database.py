@@ -209,6 +209,13 @@ class Database:
         )
         return tuple(Delivery(*row) for row in rows)
 
+    def under(self, prefix: str) -> tuple[Delivery, ...]:
+        rows = self._connection.execute(
+            "SELECT id, sink, body, due_s, attempts FROM page WHERE done_s IS NULL AND id >= ? AND id < ? ORDER BY rowid",
+            (prefix, prefix + "\U0010ffff"),
+        )
+        return tuple(Delivery(*row) for row in rows)
+
     def retry(self, id: str, due_s: float) -> None:
         self._connection.execute("UPDATE page SET due_s = ?, attempts = attempts + 1 WHERE id = ? AND done_s IS NULL", (due_s, id))
 

@@ -217,6 +217,9 @@ class MemoryStore:
         waiting = [delivery for delivery in self._undelivered.values() if delivery.due_s <= now_s and delivery.sink not in skip]
         return tuple(sorted(waiting, key=lambda delivery: delivery.due_s)[:most])
 
+    async def under(self, prefix: str) -> tuple[Delivery, ...]:
+        return tuple(delivery for id, delivery in self._undelivered.items() if id.startswith(prefix))
+
     async def retry(self, id: str, *, due_s: float) -> None:
         known = self._undelivered.get(id)
         if known is not None:

@@ -186,6 +186,10 @@ class SqliteStore:
         self._check_open()
         return await self._run(self._database.due, now_s, most, tuple(skip))
 
+    async def under(self, prefix: str) -> tuple[Delivery, ...]:
+        self._check_open()
+        return await self._run(self._database.under, prefix)
+
     async def retry(self, id: str, *, due_s: float) -> None:
         self._check_open()
         await self._run(self._database.retry, id, due_s)

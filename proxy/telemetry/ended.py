@@ -11,6 +11,7 @@ class Ended(Protocol):
     call: Call
     traceparent: str
     upstream_request_id: str | None
+    tries: int
     usage: Usage
     cost_nanousd: int
     started_ns: int

@@ -33,8 +33,12 @@ EVENTS: Mapping[str, str] = {
     "call.finished": "A call ended, one way or another. One line for each call.",
     "upstream.broke": "An upstream could not be reached, was too slow or broke off.",
     "upstream.credentials_refused": "An upstream refused the credentials that the policy file gives us.",
+    "upstream.opened": "An upstream failed call after call and is not asked for a while.",
+    "upstream.closed": "An upstream is asked by every call again.",
     "budget.crossed": "A budget crossed one of its thresholds in this window.",
     "budget.resolved": "A crossing is over: the window turned, or the budget was raised.",
+    "outage.began": "Something is wrong with an upstream that is worth a page: it refuses our credentials, or is down.",
+    "outage.ended": "What was paged of an upstream is over: it answered, or the policy file no longer names it.",
     "page.delivered": "A page reached its sink.",
     "page.failed": "A page could not be delivered; it is tried again until `due_s`, or given up.",
     "state.failed": "The store of limits and money failed.",
@@ -67,7 +71,9 @@ FIELDS: Mapping[str, Field] = {
     "path": Field(str, "Canonical path, without query."),
     "model_asked": Field(str, "Model in the client's body."),
     "model_served": Field(str, "Model in the upstream's answer."),
-    "upstream": Field(str, "Name of the upstream in the policy file."),
+    "upstream": Field(str, "Name of the upstream in the policy file; of a call, the one that answered, or was asked last."),
+    "tries": Field(int, "How often the call was tried, at all upstreams together; 0 when none was asked."),
+    "open_s": Field(float, "For how many seconds the upstream is not asked."),
     "stream": Field(bool, "The client asked for a stream."),
     # how it ended
     "status": Field(int, "HTTP status; 0 when nothing was sent."),
@@ -242,6 +248,7 @@ class Log:
             "total_ms": (ended.ended_ns - began_ns) / 1e6,
             "settle_ms": None if settle_ns is None else settle_ns / 1e6,
             "upstream_request_id": ended.upstream_request_id,
+            "tries": ended.tries,
             "trace_id": ended.traceparent[TRACE_ID],
         }
         if len(user) + len(path) <= MOST_STRING_BYTES and self._format == "json":

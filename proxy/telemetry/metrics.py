@@ -28,6 +28,7 @@ STAGES = ("admit", "first_byte", "stream", "settle")
 TOKEN_CLASSES = ("input", "cached", "cache_write", "audio_input", "output", "reasoning", "audio_output")
 USAGE_SOURCES = ("reported", "counted", "estimated")
 MODES = ("enforce", "shadow")
+RETRY_REASONS = ("unreachable", "rate_limited", "overloaded", "failed")
 NONE = "none"  # a call that names no model, or whose key is not known yet
 
 _MOST_WAITING = 256  # calls whose times are not sorted in yet
@@ -87,6 +88,18 @@ DECLARED: Mapping[str, Declaration] = {
     ),
     "tollhouse_upstream_errors_total": Declaration(
         "counter", "Calls that an upstream failed, by public code.", ("upstream", "code"), most=200
+    ),
+    "tollhouse_upstream_retries_total": Declaration(
+        "counter",
+        "Tries of a call beyond its first at an upstream, by why the one before failed.",
+        ("upstream", "reason"),
+        most=200,
+    ),
+    "tollhouse_upstream_retries_withheld_total": Declaration(
+        "counter", "Tries that an upstream's share of retries did not allow.", ("upstream",), most=50
+    ),
+    "tollhouse_upstream_open": Declaration(
+        "gauge", "1 while an upstream that failed call after call is not asked, else 0.", ("upstream",), most=50
     ),
     "tollhouse_pages_total": Declaration("counter", "Attempts to deliver a page.", ("kind", "result"), most=20),
     "tollhouse_policy_info": Declaration("gauge", "1, labelled with the policy version in force.", ("version",)),
@@ -163,6 +176,9 @@ class Metrics:
         self.budget_spent_ratio = self._gauge("tollhouse_budget_spent_ratio")
         self.budget_reset = self._gauge("tollhouse_budget_reset_timestamp_seconds")
         self.upstream_errors = self._counter("tollhouse_upstream_errors_total")
+        self.upstream_retries = self._counter("tollhouse_upstream_retries_total")
+        self.upstream_retries_withheld = self._counter("tollhouse_upstream_retries_withheld_total")
+        self.upstream_open = self._gauge("tollhouse_upstream_open")
         self.pages = self._counter("tollhouse_pages_total")
         self.policy_info = self._gauge("tollhouse_policy_info")
         self.policy_loads = self._counter("tollhouse_policy_loads_total")
@@ -276,6 +292,7 @@ class Metrics:
             forget()
         self.budget_spent_ratio.clear()
         self.budget_reset.clear()
+        self.upstream_open.clear()
         for policy, clause, mode in clauses:
             self.refusals.child(policy, clause, mode)
             if clause == "budget":

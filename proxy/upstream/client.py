@@ -133,7 +133,7 @@ class HttpUpstream:
             async with asyncio.timeout(timeout_s):
                 return await pool.claim()
         except TimeoutError as error:
-            raise late(error) from error
+            raise late(error, crowded=pool.full) from error
         except (OSError, ValueError) as error:
             raise unreachable(error) from error
 

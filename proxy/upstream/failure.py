@@ -16,21 +16,26 @@ def unreachable(error: BaseException) -> UpstreamError:
 def crowded() -> UpstreamError:
     """Every connection is in use, and as many calls wait for one as may; nothing was sent."""
     return UpstreamError(
-        "upstream_unreachable", "Too many calls are waiting for a connection to the upstream.", sent=False, detail="queue full"
+        "upstream_unreachable",
+        "Too many calls are waiting for a connection to the upstream.",
+        sent=False,
+        ours=True,
+        detail="queue full",
     )
 
 
 def closed() -> UpstreamError:
     """This client is closed; nothing was sent."""
-    return UpstreamError("upstream_unreachable", "The upstream is unreachable.", sent=False, detail="client closed")
+    return UpstreamError("upstream_unreachable", "The upstream is unreachable.", sent=False, ours=True, detail="client closed")
 
 
-def late(error: BaseException) -> UpstreamError:
-    """The connect deadline passed; nothing was sent."""
+def late(error: BaseException, *, crowded: bool) -> UpstreamError:
+    """The connect deadline passed; nothing was sent. crowded: while waiting for one of our connections, all of which were in use."""
     return UpstreamError(
         "upstream_timeout",
         "The upstream did not accept a connection in time (deadline: connect).",
         sent=False,
+        ours=crowded,
         detail=_cause(error),
     )
 

@@ -66,6 +66,11 @@ class Pool:
             f"<Pool idle={len(self._idle)} busy={busy} dialing={self._dialing} waiting={len(self._waiting)} closed={self._closed}>"
         )
 
+    @property
+    def full(self) -> bool:
+        """Whether there are as many connections as may be: then it is for one of them that whoever waits does."""
+        return len(self._all) >= self._limits.connections
+
     def take(self) -> Connection | None:
         """An idle connection, the last used first, or None."""
         while self._idle:

@@ -25,6 +25,7 @@ from proxy.standing import Standing
 from proxy.state.contract import Delivery, Denial
 from proxy.state.sqlite import SqliteStore
 from proxy.telemetry.logs import Level
+from tests.pages import NoUpstreams
 from tests.policies.calls import a_call
 
 USD = 10**9
@@ -98,6 +99,10 @@ class MortalOutbox:
         self.fate.step()
         await self.store.retry(id, due_s=due_s)
 
+    async def under(self, prefix: str) -> tuple[Delivery, ...]:
+        self.fate.step()
+        return await self.store.under(prefix)
+
     async def replace(self, delivery: Delivery) -> None:
         self.fate.step()
         await self.store.replace(delivery)
@@ -136,7 +141,7 @@ class Life:
             log=Silent(),
             count=lambda kind, result: None,
             random=self.random.randbytes,
-            alarms=Standing(lambda: self.policies, store),
+            alarms=Standing(lambda: self.policies, store, NoUpstreams()),
             top=spenders.top,
             least_alert_s=0.0,  # the receiver is asked whether it has heard
             paces=dict.fromkeys(PACES, 1000.0),

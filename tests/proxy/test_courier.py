@@ -9,10 +9,8 @@ import pytest
 from aiohttp import web
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.test_utils import TestServer
-from hypothesis import given
-from hypothesis import strategies as st
 
-from proxy.courier import AddressRefused, Courier, Guard, off_limits, retry_after_s
+from proxy.courier import AddressRefused, Courier, Guard, off_limits
 from proxy.lane import Unreachable
 from proxy.telemetry.faults import exception_types
 from tests.clock import FakeClock
@@ -265,32 +263,3 @@ async def test_an_address_that_the_file_spells_out_is_not_looked_up() -> None:
 
 
 # ---- Retry-After ----
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [
-        (None, None),
-        ("0", 0.0),
-        ("120", 120.0),
-        ("9" * 400, float("inf")),
-        ("Sun, 22 Nov 2026 09:35:20 GMT", 60.0),
-        ("Sun, 22 Nov 2026 09:35:20 -0000", 60.0),
-        ("Sun, 22 Nov 2026 09:00:00 GMT", 0.0),
-        ("-1", None),
-        ("1.5", None),
-        ("soon", None),
-        ("٣", None),
-        ("Sun, 99999999999999999999 Nov 2026 09:00:00 GMT", None),
-    ],
-)
-def test_retry_after_is_read_as_seconds_or_as_a_date(text: str | None, seconds: float | None) -> None:
-    assert retry_after_s(text, now_s=1_795_340_060.0) == seconds
-
-
-@given(
-    text=st.one_of(st.text(max_size=60), st.from_regex(r"\w{3}, \d{1,22} \w{3} \d{1,22} \d+:\d+:\d+ [+-]?\w{1,9}", fullmatch=True))
-)
-def test_no_garbage_in_retry_after_does_any_harm(text: str) -> None:
-    seconds = retry_after_s(text, now_s=1_795_340_060.0)
-    assert seconds is None or seconds >= 0

@@ -421,8 +421,8 @@ async def test_a_lane_shows_its_state_in_one_line(house: House) -> None:
         count=house.log.count,
         random=lambda size: bytes(size),
         finished={},
-        raised=lambda page: None,
-        reopened=lambda: None,
+        lifted=lambda page, now_s: None,
+        reopened=lambda page: None,
     )
     lane = Lane(BOT, means=means)
     assert repr(lane) == "<Lane 'bot' webhook open failures=0>"

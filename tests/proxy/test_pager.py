@@ -13,6 +13,7 @@ from aiohttp.test_utils import TestServer
 
 from proxy.courier import Courier
 from proxy.errors import StateUnavailable
+from proxy.outage import Outage
 from proxy.pager import MOST_QUEUED, MOST_SEEN, POLL_S, Pager
 from proxy.policy.contract import Notice
 from proxy.sinks import Sink
@@ -575,3 +576,115 @@ async def test_a_receiver_that_was_down_gets_its_page_once_when_it_is_back(house
     await courier.close()
     assert len(received) == 1
     assert await house.outbox.waiting() == []
+
+
+# ---- what is wrong with an upstream ----
+
+REFUSED = Outage("openai", "credentials", ("bot", "team"))
+
+
+async def test_an_outage_is_paged_once_and_resolved_once_when_it_is_over(house: House) -> None:
+    for _ in range(3):
+        house.pager.notify([REFUSED])
+        await house.pager.deliver_due()
+    house.clock.advance(86_400)
+    await house.pager.deliver_due()
+    assert Counter(sent.sink for sent in house.world.sent) == {"bot": 1, "team": 1}
+    assert [(began["upstream"], began["error"]) for began in house.log.named("outage.began")] == [
+        ("openai", "upstream_credentials")
+    ]
+    house.alarms.over = True
+    house.pager.outage_over()
+    await house.pager.deliver_due()
+    house.pager.outage_over()
+    await house.pager.deliver_due()
+    assert types_of(house.world.to("bot")) == ["upstream.outage_began", "upstream.outage_ended"]
+    assert len(house.world.to("team")) == 2
+    assert len(house.log.named("outage.ended")) == 1
+    assert await house.outbox.under("tollhouse/upstream/") == ()
+
+
+async def test_the_next_outage_is_another_page(house: House) -> None:
+    for _ in range(2):
+        house.alarms.over = False
+        house.pager.notify([REFUSED])
+        await house.pager.deliver_due()
+        house.clock.advance(600)
+        house.alarms.over = True
+        house.pager.outage_over()
+        await house.pager.deliver_due()
+    assert types_of(house.world.to("bot")) == ["upstream.outage_began", "upstream.outage_ended"] * 2
+    assert len({sent.headers["webhook-id"] for sent in house.world.to("bot")}) == 4
+
+
+async def test_an_outage_that_begins_while_the_resolve_of_the_one_before_waits_is_paged_after_it(house: House) -> None:
+    house.pager.notify([REFUSED])
+    await house.pager.deliver_due()
+    house.world.script["bot"].append(503)
+    house.alarms.over = True
+    house.pager.outage_over()
+    await house.pager.deliver_due()
+    house.alarms.over, house.alarms.wrong = False, [REFUSED]
+    house.pager.notify([REFUSED])
+    house.clock.advance(3600)
+    await house.pager.deliver_due()
+    await house.pager.deliver_due()
+    assert types_of(house.world.to("bot"))[-2:] == ["upstream.outage_ended", "upstream.outage_began"]
+
+
+async def test_after_a_restart_an_outage_is_not_paged_again_and_is_resolved_by_the_first_call_that_goes_well(house: House) -> None:
+    house.pager.notify([REFUSED])
+    await house.pager.deliver_due()
+    house.start().notify([REFUSED])
+    await house.pager.deliver_due()
+    assert types_of(house.world.to("bot")) == ["upstream.outage_began"]
+    house.alarms.over = True
+    house.pager.outage_over()
+    await house.pager.deliver_due()
+    assert types_of(house.world.to("bot")) == ["upstream.outage_began", "upstream.outage_ended"]
+
+
+async def test_what_is_over_before_its_page_was_taken_is_resolved_right_after_it(house: House) -> None:
+    house.world.script["bot"].append(503)
+    house.pager.notify([REFUSED])
+    await house.pager.deliver_due()
+    house.alarms.over = True
+    house.pager.outage_over()
+    house.clock.advance(60)
+    await house.pager.deliver_due()
+    await house.pager.deliver_due()
+    assert types_of(house.world.to("bot"))[1:] == ["upstream.outage_began", "upstream.outage_ended"]
+
+
+@pytest.mark.parametrize("operation", ["put", "under", "replace", "done"])
+async def test_an_outbox_that_fails_delays_an_outage_and_its_resolve_and_loses_neither(house: House, operation: str) -> None:
+    async def turn() -> None:
+        house.outbox.broken = {operation}
+        try:
+            await house.pager.deliver_due()
+        except StateUnavailable:
+            pass
+        house.outbox.broken = set()
+        house.clock.advance(3600)
+        await house.pager.deliver_due()
+        await house.pager.deliver_due()
+
+    house.pager.notify([REFUSED])
+    await turn()
+    house.alarms.over = True
+    house.pager.outage_over()
+    await turn()
+    assert types_of(house.world.to("bot")) == ["upstream.outage_began", "upstream.outage_ended"]
+
+
+async def test_an_outage_after_one_that_no_sink_took_is_paged(house: House) -> None:
+    house.world.script["bot"].append(400)
+    for _ in range(2):
+        house.alarms.over = False
+        house.pager.notify([REFUSED])
+        await house.pager.deliver_due()
+        house.clock.advance(600)
+        house.alarms.over = True
+        house.pager.outage_over()
+        await house.pager.deliver_due()
+    assert types_of(house.world.to("bot")) == ["upstream.outage_began", "upstream.outage_began", "upstream.outage_ended"]

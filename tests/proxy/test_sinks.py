@@ -16,10 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.courier import Courier
-from proxy.page import Page
+from proxy.page import Page, severity
 from proxy.policy.contract import Notice
 from proxy.policy.sections import AlertmanagerSink, LogSink, PagerDutySink, SlackSink, WebhookSink
-from proxy.sinks import PAGERDUTY_URL, Kind, Sink, render, severity, sign, signing_key, sinks_of
+from proxy.sinks import PAGERDUTY_URL, Kind, Sink, render, sign, signing_key, sinks_of
 from proxy.spenders import Top
 from tests.clock import FakeClock
 

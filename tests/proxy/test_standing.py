@@ -18,7 +18,7 @@ from proxy.standing import Standing
 from proxy.state.contract import Denial
 from proxy.state.sqlite import SqliteStore
 from tests.clock import FakeClock
-from tests.pages import DAY
+from tests.pages import DAY, NoUpstreams
 from tests.proxy.state.limits import money
 
 USD = 10**9
@@ -38,7 +38,7 @@ class House:
         self.file = file
         self.clock = clock
         self.store = store
-        self.standing = Standing(lambda: self.set, store)
+        self.standing = Standing(lambda: self.set, store, NoUpstreams())
         self.load(policies)
 
     @classmethod

@@ -62,7 +62,7 @@ CASES = {
     ),
     "a page that no budget uses": (
         KEYS + "pages: {team: {log: {}}}\n" + FINE,
-        ["5:9: pages.team: no budget pages it"],
+        ["5:9: pages.team: no budget and no upstream pages it"],
     ),
     "no policies": (HEAD, ["1:1: there are no policies: every call with a valid key passes, without a limit"]),
     "nothing but shadow": (

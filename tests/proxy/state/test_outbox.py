@@ -100,3 +100,12 @@ async def test_pages_to_a_sink_that_rests_are_passed_over(store: Outbox) -> None
     await store.put([page("a", sink="down"), page("b"), page("c", sink="down")])
     assert [delivery.id for delivery in await store.due(1.0, skip={"down"})] == [page("b").id]
     assert await store.due(1.0, skip=["down", "oncall"]) == ()
+
+
+async def test_what_waits_is_found_by_how_its_id_begins_whenever_it_is_due(store: Outbox) -> None:
+    await store.put([page("a", due_s=9e9), page("b"), page("done"), Delivery("tollhouse/budget", "oncall", b"{}", due_s=0.0)])
+    await store.put([Delivery("tollhouse/upstream/up/down/oncall", "oncall", b"{}", due_s=9e9, attempts=0)])
+    await store.done(page("done").id)
+    assert [one.id for one in await store.under("tollhouse/upstream/")] == ["tollhouse/upstream/up/down/oncall"]
+    assert await store.under("tollhouse/budget/") == (page("a", due_s=9e9), page("b"))
+    assert await store.under("tollhouse/budget/c") == ()

@@ -151,6 +151,7 @@ def told(kind: Kind, call: EndedCall) -> dict[str, Any]:
         "total_ms": ms(call.ended_ns),
         "settle_ms": call.settle_ns / 1e6 if call.settle_ns is not None else None,
         "upstream_request_id": call.upstream_request_id,
+        "tries": call.tries,
         "trace_id": call.traceparent[3:35],
     }
 
@@ -190,6 +191,7 @@ def test_the_line_of_a_call_says_who_asked_what_how_it_ended_and_what_it_cost(wr
         "total_ms": 1300.5,
         "settle_ms": 2.0,
         "upstream_request_id": "up_9",
+        "tries": 1,
         "trace_id": "ab" * 16,
     }
     assert list(line)[:4] == ["ts", "level", "event", "request_id"]
