@@ -113,7 +113,7 @@ class App:
                 body_s=settings.body_s,
                 pseudonym=pseudonym,
             ),
-            dispatch=Dispatch(upstream=self._upstream, pseudonym=pseudonym),
+            dispatch=Dispatch(upstream=self._upstream, pseudonym=pseudonym, body_s=settings.body_s),
             settlement=self.settlement,
             sweep=self.sweep,
             clock=self.clock,

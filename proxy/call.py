@@ -364,7 +364,7 @@ class Kind(NamedTuple):
     could break: nothing in it belongs to one call, user or path, or what is remembered would never be met again.
 
     key: "" until it is known. surface: its name. model: the one sent upstream. status: what the client saw, 0 when nothing was sent.
-    error: the code, None for a completed call. refused_by: (policy, clause). usage_source: None when the upstream was never asked to
+    error: the code, None for a completed call; deadline: the one that passed. refused_by: (policy, clause). usage_source: None when the upstream was never asked to
     do anything. usage_nonsense: its usage block made no sense. price_version: None where nothing is paid for.
     """
 
@@ -378,6 +378,7 @@ class Kind(NamedTuple):
     status: int
     ending: Ending
     error: str | None
+    deadline: str | None
     refused_by: tuple[str, str] | None
     clamps: tuple[Clamp, ...]
     usage_source: UsageSource | None

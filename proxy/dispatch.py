@@ -5,6 +5,7 @@ The rule a reader could break: a call goes to another upstream, or to the same o
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from proxy.call import Call
 from proxy.deadlines import Watch
@@ -12,11 +13,13 @@ from proxy.entry import Entry, Way
 from proxy.errors import UpstreamError
 from proxy.policy.policyset import UpstreamConfig
 from proxy.trip import Arrival, Trip
+from proxy.upload import upload
 from proxy.upstream.contract import Answer, Ask, Body, Upstream
 from proxy.wire import body
 from proxy.wire.failure import upstream_refusal
 from proxy.wire.headers import sane_request_id, towards_upstream
 from proxy.wire.meter import BodyMeter, Meter, PassMeter, StreamMeter
+from proxy.wire.request import BODILESS
 from proxy.wire.sse import is_stream
 
 _MOST_ERROR_BYTES = 64 << 10
@@ -25,10 +28,11 @@ _OWN = ("x-request-id", "traceparent")  # of each call; everything else is the s
 
 @dataclass(frozen=True, slots=True)
 class Dispatch:
-    """upstream: the client for an upstream of the policy file; pseudonym: our name in `Via`."""
+    """upstream: the client for an upstream of the policy file; pseudonym: our name in `Via`; body_s: how long a client may take for a body."""
 
     upstream: Callable[[str, UpstreamConfig], Upstream]
     pseudonym: str
+    body_s: float
 
     async def open(self, trip: Trip, arrival: Arrival, watch: Watch) -> Answer:
         """The head of a successful answer, from the first upstream of the route that accepts a connection.
@@ -38,7 +42,7 @@ class Dispatch:
         call, entry = trip.call, trip.entry
         assert entry is not None
         own = (f"x-request-id: {call.id}", f"traceparent: {trip.traceparent}")
-        sent_body = (call.parts or body.patched(call)) if call.surface.metered else _chunks(entry, call, arrival)
+        sent_body = (call.parts or body.patched(call)) if call.surface.metered else self._upload(entry, call, arrival, watch)
         failure: UpstreamError | None = None
         for name in trip.set.route(call.model):
             way = entry.ways.get(name)
@@ -52,7 +56,15 @@ class Dispatch:
                 try:
                     opening = way.upstream.send(way.ask, own, sent_body)
                     if opening is None:
-                        answer = await way.upstream.open(way.ask, own, sent_body, connect_timeout_s=timeouts.connect)
+                        watch.expect_nothing()  # connecting has a deadline of its own
+                        trip.sent = False
+                        answer = await way.upstream.open(
+                            way.ask,
+                            own,
+                            sent_body,
+                            connect_timeout_s=timeouts.connect,
+                            progress=partial(_being_sent, trip, watch, timeouts.first_byte),
+                        )
                     else:
                         # What `open` does; without its coroutine, as nearly every call finds a connection.
                         answer = opening
@@ -78,6 +90,10 @@ class Dispatch:
         assert failure is not None, "a route names upstreams, and each was tried"
         raise failure
 
+    def _upload(self, entry: Entry, call: Call, arrival: Arrival, watch: Watch) -> Body:
+        """The body of an unmetered call, passed on as it comes."""
+        return () if call.method in BODILESS else upload(arrival.chunks(entry.most_bytes), watch, self.body_s)
+
     def _way(self, name: str, config: UpstreamConfig, entry: Entry, arrival: Arrival) -> Way:
         """What is the same in every call with this head that goes to an upstream."""
         ours = [
@@ -92,9 +108,10 @@ class Dispatch:
         return Way(self.upstream(name, config), ask, config.timeouts, config.attempts)
 
 
-def _chunks(entry: Entry, call: Call, arrival: Arrival) -> Body:
-    """The body of an unmetered call, passed on as it comes."""
-    return () if call.method in ("GET", "HEAD", "DELETE") else arrival.chunks(entry.most_bytes)
+def _being_sent(trip: Trip, watch: Watch, first_byte_s: float) -> None:
+    """The upstream has some of the call, or more of it: so long after the last of it its answer is due."""
+    trip.sent = True
+    watch.expect("first_byte", first_byte_s)
 
 
 async def _refusal(trip: Trip, answer: Answer) -> UpstreamError:

@@ -80,6 +80,7 @@ class ProxyError(Exception):
     code: a key of CODES, or an upstream's own word when its 4xx is relayed; message: one sentence for the client.
     retry_after_s: seconds, ≥ 0, or None for no hint; should_retry: x-should-retry, None leaves it out.
     policy, clause: which policy decided, for refusals. detail: for the log only.
+    deadline: which one passed, one of DEADLINES; None where none did.
     status, type: override CODES, for errors that an upstream worded; headers: hints of its own that pass on.
     close: the connection cannot be used again.
     """
@@ -97,6 +98,7 @@ class ProxyError(Exception):
         policy: str | None = None,
         clause: str | None = None,
         detail: str | None = None,
+        deadline: str | None = None,
         status: int | None = None,
         type: str | None = None,
         headers: tuple[tuple[str, str], ...] = (),
@@ -114,6 +116,7 @@ class ProxyError(Exception):
         self.policy = policy
         self.clause = clause
         self.detail = detail
+        self.deadline = deadline
         self.headers = headers
         self.close = close
 

@@ -200,10 +200,12 @@ def response_lines(trip: Trip) -> list[str]:
 
 def _deadline_error(watch: Watch) -> ProxyError:
     """The error for the deadline that passed."""
-    if watch.expired == "body_read":
-        return InvalidCall("request_timeout", "The body was not sent in time (deadline: body_read).", close=True)
-    if watch.expired == DRAIN:
-        return Overloaded("draining", "The proxy is shutting down and its grace is over.", close=True)
-    if watch.expired == "write_stall":
-        return InvalidCall("client_stalled", "The client stopped reading (deadline: write_stall).", close=True)
-    return UpstreamError("upstream_timeout", f"The upstream was too slow (deadline: {watch.expired}).", detail=watch.expired)
+    passed = watch.expired
+    if passed == "body_read":
+        return InvalidCall("request_timeout", "The body was not sent in time (deadline: body_read).", deadline=passed, close=True)
+    if passed == DRAIN:
+        message = "The proxy is shutting down and its grace is over (deadline: drain)."
+        return Overloaded("draining", message, deadline=passed, close=True)
+    if passed == "write_stall":
+        return InvalidCall("client_stalled", "The client stopped reading (deadline: write_stall).", deadline=passed, close=True)
+    return UpstreamError("upstream_timeout", f"The upstream was too slow (deadline: {passed}).", deadline=passed)

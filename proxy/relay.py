@@ -79,10 +79,11 @@ async def relay(course: Course, answer: Answer, sink: Sink, meter: Meter, watch:
 
     Errors: UpstreamError when the answer breaks off or reports a failure. Cancelled by the watch or a client that left.
     """
+    sent_at = watch.since
     watch.expect("idle", timeouts.idle)
     body = None if meter.streams else answer.at_hand()
     if body is None:
-        await _Passage(course, answer, sink, meter, watch, timeouts).run()
+        await _Passage(course, answer, sink, meter, watch, timeouts, sent_at).run()
         rest = meter.finish()
     else:
         rest = (meter.feed(body) if body else b"") + meter.finish()
@@ -101,7 +102,10 @@ async def relay(course: Course, answer: Answer, sink: Sink, meter: Meter, watch:
 
 @dataclass(eq=False, slots=True)
 class _Passage:
-    """`relay` up to the end of a body that is not at hand, as it comes. What the meter gives out at the end is yet to be written."""
+    """`relay` up to the end of a body that is not at hand, as it comes. What the meter gives out at the end is yet to be written.
+
+    sent_at: when the call was sent, loop time.
+    """
 
     course: Course
     answer: Answer
@@ -109,6 +113,7 @@ class _Passage:
     meter: Meter
     watch: Watch
     timeouts: Timeouts
+    sent_at: float
     _token_at: float | None = field(
         default=None, init=False
     )  # when the first token is due; None once it came, and for what has none
@@ -149,8 +154,8 @@ class _Passage:
 
     def _start(self) -> None:
         """The head of a stream, and in one write with it what has come by now, unless that is its end or says that it failed."""
-        self.watch.expect("first_token", self.timeouts.first_token)
-        self._token_at = self.watch.at
+        self._token_at = self.sent_at + self.timeouts.first_token
+        self.watch.expect_at("first_token", self._token_at)
         first = b""
         if came := self.answer.received():
             self._take(came)

@@ -125,6 +125,7 @@ class Trip:
             self.status,
             self.ending,
             error.code if error is not None else None,
+            error.deadline if error is not None else None,
             (error.policy, error.clause or "") if error is not None and error.policy else None,
             tuple(call.clamps.values()) if call.clamps else (),
             self.usage_source,

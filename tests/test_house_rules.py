@@ -24,6 +24,7 @@ STEPS = (
     "proxy.trip",
     "proxy.fitting",
     "proxy.admission",
+    "proxy.upload",
     "proxy.dispatch",
     "proxy.departure",
     "proxy.relay",

@@ -17,6 +17,7 @@ from proxy.telemetry.ended import Ended
 from proxy.telemetry.lines import MOST_STRING_BYTES, cut, cut_each, join_json, render_console, render_json, render_rest
 from proxy.telemetry.trace import TRACE_ID
 from proxy.telemetry.writer import LineWriter
+from proxy.timeouts import DEADLINES
 
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["json", "console"]
@@ -75,6 +76,7 @@ FIELDS: Mapping[str, Field] = {
         str, "How the call ended: completed, refused, upstream_error, upstream_broken, client_gone, timed_out, drained."
     ),
     "error": Field(str, "Public error code."),
+    "deadline": Field(str, "Deadline that passed: " + ", ".join(DEADLINES) + "."),
     "refused_by": Field(str, "Policy and clause that refused, as `policy.clause`."),
     "clamped": Field(str, "Output caps that were lowered, as `field=before->after`."),
     # what it used and cost
@@ -211,6 +213,7 @@ class Log:
                 "status": kind.status,
                 "outcome": kind.ending,
                 "error": kind.error,
+                "deadline": kind.deadline,
                 "stream": kind.stream,
                 "usage_source": kind.usage_source,
                 "price_version": kind.price_version,

@@ -16,6 +16,7 @@ from proxy.policy.contract import Balance, Unit
 from proxy.telemetry.ended import Ended
 from proxy.telemetry.exposition import AnyFamily, render
 from proxy.telemetry.instruments import OTHER, Counter, Declaration, Family, Gauge, Histogram
+from proxy.timeouts import DEADLINES
 
 # Doubling from 10 ms, as the OpenTelemetry conventions for LLMs have it, and three more, since a long answer takes minutes.
 _CALL_BUCKETS = tuple(0.01 * 2**n for n in range(17))  # 0.01 … 655.36 s
@@ -39,6 +40,7 @@ DECLARED: Mapping[str, Declaration] = {
         "counter", "Calls that ended, by how they ended.", ("surface", "model", "key", "ending", "status"), most=1200
     ),
     "tollhouse_errors_total": Declaration("counter", "Calls that ended in an error, by public error code.", ("code",), most=60),
+    "tollhouse_deadlines_total": Declaration("counter", "Deadlines that passed, by name.", ("deadline",), most=len(DEADLINES)),
     "tollhouse_inflight_calls": Declaration("gauge", "Calls that are running."),
     "tollhouse_call_seconds": Declaration(
         "histogram",
@@ -150,6 +152,7 @@ class Metrics:
         self.build_info = self._gauge("tollhouse_build_info")
         self.calls = self._counter("tollhouse_calls_total")
         self.errors = self._counter("tollhouse_errors_total")
+        self.deadlines = self._counter("tollhouse_deadlines_total")
         self.inflight_calls = self._gauge("tollhouse_inflight_calls").child()
         self.call_seconds = self._histogram("tollhouse_call_seconds")
         self.stage_seconds = self._histogram("tollhouse_stage_seconds")
@@ -175,6 +178,8 @@ class Metrics:
         self._stages = tuple(self.stage_seconds.child(stage) for stage in STAGES)
         for surface in surfaces:
             self.call_seconds.child(surface)
+        for deadline in DEADLINES:
+            self.deadlines.child(deadline)
         for source in USAGE_SOURCES:
             self.usage_source.child(source)
         for kind in _PAGE_KINDS:
@@ -322,6 +327,8 @@ class Metrics:
         if kind.error is not None:
             code = kind.error if kind.error in CODES else OTHER  # an upstream words its own
             yield self.errors.child(code)
+            if kind.deadline is not None:
+                yield self.deadlines.child(kind.deadline)
             if kind.ending in _UPSTREAM_ENDINGS and kind.upstream is not None:
                 yield self.upstream_errors.child(kind.upstream, code)
 

@@ -23,6 +23,9 @@ class Line(Protocol):
     def go_on(self) -> None:
         """Read again: what was buffered has been taken."""
 
+    def received_bytes(self) -> int:
+        """How much came over it in all, this answer's or another's."""
+
     def let_go(self, answer: "HttpAnswer") -> None:
         """The reader is done with the answer, whether or not it is whole."""
 
@@ -105,6 +108,10 @@ class HttpAnswer:
     def received(self) -> bytes:
         """The contract's `received`."""
         return self.taken() if self.chunks else b""
+
+    def received_bytes(self) -> int:
+        """The contract's `received_bytes`."""
+        return 0 if self._line is None else self._line.received_bytes()
 
     async def pump(self, take: Take, take_chunk: TakeChunk | None = None) -> bool:
         """The contract's `pump`. One reader at a time."""

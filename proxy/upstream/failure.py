@@ -32,6 +32,7 @@ def late(error: BaseException) -> UpstreamError:
         "The upstream did not accept a connection in time (deadline: connect).",
         sent=False,
         detail=_cause(error),
+        deadline="connect",
     )
 
 

@@ -366,7 +366,11 @@ async def test_each_deadline_of_the_upstream_ends_the_call_and_is_named(
             request = await upstream.arrived()
             await asyncio.wait_for(request.played.wait(), 5)
             [line] = await house.logged("call.finished")
+            [broke] = await house.logged("upstream.broke")
+            metrics = await house.metrics()
     assert f"deadline: {stage}" in body.decode()
+    assert line["deadline"] == broke["deadline"] == stage
+    assert f'tollhouse_deadlines_total{{deadline="{stage}"}} 1\n' in metrics
     assert status == (200 if stream else 504)
     assert b"[DONE]" not in body
     assert line["outcome"] == "timed_out"

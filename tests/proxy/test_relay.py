@@ -80,6 +80,9 @@ class Answer:
                 return True
         return False
 
+    def received_bytes(self) -> int:
+        return 0
+
     def close(self) -> None:
         raise AssertionError("closing is not the relay's")
 
@@ -174,6 +177,7 @@ class Journey:
         loop: Any = time
         assert task is not None
         self.watch = Watch(task, loop)
+        self.watch.bound(1000, "first_byte", 60)
 
         await relay(self, self.answer, self.sink, self.meter, self.watch, TIMEOUTS)
 
