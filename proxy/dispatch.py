@@ -28,7 +28,7 @@ _OWN = ("x-request-id", "traceparent")  # of each call; everything else is the s
 
 @dataclass(frozen=True, slots=True)
 class Dispatch:
-    """upstream: the client for an upstream of the policy file; pseudonym: our name in `Via`; body_s: how long a client may take for a body."""
+    """upstream: the client for an upstream of the policy file; pseudonym: our name in `Via`; body_s: a client's time for a body."""
 
     upstream: Callable[[str, UpstreamConfig], Upstream]
     pseudonym: str

@@ -41,6 +41,10 @@ CODES: Mapping[str, Code] = {
     "not_found": Code(404, _REQUEST, "No such path."),
     "method_not_allowed": Code(405, _REQUEST, "The path exists, but not for this method."),
     "request_timeout": Code(408, _REQUEST, "The request was not sent completely in time."),
+    "target_too_long": Code(414, _REQUEST, "The request's target, path and query, is too long."),
+    "head_too_large": Code(431, _REQUEST, "The request's head is too large, or has too many fields."),
+    "expectation_failed": Code(417, _REQUEST, "The request expects what is not done here."),
+    "coding_not_supported": Code(501, _REQUEST, "The request's transfer coding is not known here."),
     "request_too_large": Code(413, _REQUEST, "The body is larger than a policy allows."),
     "unsupported_media_type": Code(415, _REQUEST, "The body's content type or encoding is not accepted here."),
     "upgrade_not_supported": Code(400, _REQUEST, "The connection cannot be upgraded."),
@@ -65,6 +69,7 @@ CODES: Mapping[str, Code] = {
     "upstream_broken": Code(502, "upstream_error", "The upstream's answer was malformed or broke off."),
     "upstream_credentials": Code(502, "upstream_error", "The upstream refused the proxy's own credentials."),
     "upstream_error": Code(502, "upstream_error", "The upstream failed; its status is kept where it is a 5xx."),
+    "answer_too_large": Code(502, "upstream_error", "The upstream's answer is larger than the policy file allows it to be."),
     "upstream_timeout": Code(504, "upstream_error", "The upstream was too slow; the message names the deadline."),
     "client_stalled": Code(408, _REQUEST, "The client stopped reading the answer."),
     # this proxy

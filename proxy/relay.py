@@ -22,6 +22,8 @@ from proxy.wire.meter import Meter
 
 # A server that keeps the connection open behind its last event holds nobody up longer than this.
 _TAIL_S = 1.0
+_WEIGH_S = 1.0
+TOO_LARGE = "too large"  # what a watch expires of, beside its deadlines, where an answer has no end
 
 
 # The head of an answer to a client: its status; its lines `name: value`, but for framing; the length of its body, None = not known.
@@ -29,7 +31,7 @@ Head = tuple[int, list[str], int | None]
 
 
 class Sink(Protocol):
-    """Where an answer goes: the client's socket. head_sent: whether a status line has left; there is never a second.
+    """Where an answer goes: the client's socket. head_sent: whether a status line has left; there is never a second. slow: its reader is.
 
     What writes raises ConnectionError when the reader is gone, waits for nothing, and returns whether the reader is slow; whoever wrote
     then waits for `room` before going on.
@@ -37,6 +39,9 @@ class Sink(Protocol):
 
     @property
     def head_sent(self) -> bool: ...
+
+    @property
+    def slow(self) -> bool: ...
 
     def start(self, status: int, lines: list[str], length: int | None = None, *, first: bytes = b"", close: bool = False) -> bool:
         """The head of an answer whose body follows. first: of the body, what goes with it. close: the connection ends with it."""
@@ -69,6 +74,9 @@ class Course(Protocol):
 
     def first_token(self) -> None:
         """The first output has come, of an answer that is not whole."""
+
+    def most_bytes(self) -> float:
+        """How large the answer may be, framing included."""
 
     def secrets(self) -> tuple[str, ...]:
         """What no explanation of the upstream may show."""
@@ -119,9 +127,12 @@ class _Passage:
     )  # when the first token is due; None once it came, and for what has none
     _held: bytes = field(default=b"", init=False)  # to be written before anything else
     _slow: bool = field(default=False, init=False)
+    _weigh_at: float = field(default=0.0, init=False)
+    _before: int | None = field(default=None, init=False)  # bytes that came over the connection before those that are counted
 
     async def run(self) -> None:
         meter, sink, watch = self.meter, self.sink, self.watch
+        watch.pulses += (self._weigh,)
         if meter.streams:
             self._start()
             if self._slow and self._token_at is not None:  # whose first token is due so long after its head was taken
@@ -190,6 +201,17 @@ class _Passage:
             self._slow = True
             return False
         return True
+
+    def _weigh(self, now: float) -> None:
+        """End an answer that has grown too large. Looked at once a second, so that no piece of it costs anything more."""
+        if now < self._weigh_at:
+            return
+        self._weigh_at = now + _WEIGH_S
+        came = self.answer.received_bytes()
+        if self._before is None:
+            self._before = came
+        elif came - self._before > self.course.most_bytes():
+            self.watch.expire(TOO_LARGE)
 
     async def _tail(self) -> None:
         """What follows the surface's own end: comments, and the end of the framing. It is waited for, but not for long."""

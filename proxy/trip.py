@@ -57,7 +57,7 @@ class Trip:
     """Filled by the steps of the pipeline, told of once it has ended. Times are monotonic nanoseconds, None = not reached.
 
     traceparent: sent upstream. set: the policies this call began with and ends with.
-    sent: an upstream may have been given the call; answered: its head came.
+    sent: an upstream may have been given the call; answered: its head came. early: the client got the head of a stream before that.
     counting: a settlement that waits for the tokenizer and outlives a client that left.
     """
 
@@ -75,6 +75,7 @@ class Trip:
     upstream_request_id: str | None = field(default=None, init=False)
     sent: bool = field(default=False, init=False)
     answered: bool = field(default=False, init=False)
+    early: bool = field(default=False, init=False)
     settled: bool = field(default=False, init=False)
     counting: asyncio.Task[None] | None = field(default=None, init=False)
     usage: Usage = field(default=_NOTHING, init=False)

@@ -28,6 +28,7 @@ STEPS = (
     "proxy.dispatch",
     "proxy.departure",
     "proxy.relay",
+    "proxy.heartbeat",
     "proxy.settlement",
     "proxy.accounts",
     "proxy.pipeline",
@@ -35,6 +36,7 @@ STEPS = (
 AIDS = ("proxy.deadlines", "proxy.tokens", "proxy.encodings", "proxy.counting", "proxy.allowance", "proxy.spenders")
 EDGES = (
     "proxy.edge",
+    "proxy.rejections",
     "proxy.downstream",
     "proxy.admin",
     "proxy.pager",

@@ -12,6 +12,7 @@ from typing import Any
 from proxy.downstream.arrival import HttpArrival
 from proxy.downstream.connection import LINGER_S, ClientConnection
 from proxy.downstream.known import KnownHeads
+from proxy.downstream.rules import Rejection
 from proxy.downstream.sink import HttpSink
 
 KEEPALIVE_S = 75.0
@@ -23,7 +24,7 @@ _GOODBYE_S = 0.2  # what is still open by then was told to end long before
 class Listener:
     """The owner of its connections. closing: no request is begun any more. heads: those that its clients send again and again.
 
-    answer: answers a request; it raises nothing but CancelledError, when the client has left. malformed: answers what is no request.
+    answer: answers a request; it raises nothing but CancelledError, when the client has left. reject: answers what is no request.
     wall_s: the time of the Date field.
     """
 
@@ -31,11 +32,11 @@ class Listener:
         self,
         *,
         answer: Callable[[HttpArrival, HttpSink], Coroutine[Any, Any, None]],
-        malformed: Callable[[HttpSink], Coroutine[Any, Any, None]],
+        reject: Callable[[HttpSink, Rejection], Coroutine[Any, Any, None]],
         wall_s: Callable[[], float],
     ) -> None:
         self.answer = answer
-        self.malformed = malformed
+        self.reject = reject
         self._wall_s = wall_s
         self._server: asyncio.Server | None = None
         self._connections: set[ClientConnection] = set()

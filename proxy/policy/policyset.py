@@ -23,6 +23,8 @@ from proxy.timeouts import Timeouts
 
 # What a body may have where no policy says less: images and files inside a JSON body fit, a mistake does not fill the memory.
 DEFAULT_BODY_BYTES = 32 * 2**20
+# No answer of a model is near it; one that is larger has no end.
+LARGEST_ANSWER_BYTES = 256 * 2**20
 _MOST_CACHED = 4096
 _LONGEST_CACHED_NAME = 200
 
@@ -49,13 +51,17 @@ class Globs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpstreamConfig:
-    """One upstream. base_url: without a slash at its end. attempts: tries while nothing has been sent. forward_headers: lower case."""
+    """One upstream. base_url: without a slash at its end. attempts: tries while nothing has been sent. forward_headers: lower case.
+
+    largest_answer: bytes, of calls with a meter.
+    """
 
     base_url: str
     api_key: str | None = field(default=None, repr=False)
     timeouts: Timeouts = Timeouts()
     attempts: int = 2
     forward_headers: tuple[str, ...] = ()
+    largest_answer: int = LARGEST_ANSWER_BYTES
 
 
 _SLACK_S = 60  # for the body, the tokenizer and the sweep

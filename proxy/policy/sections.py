@@ -27,6 +27,7 @@ from proxy.policy.values import (
     PathGlob,
     RoutingKey,
     SigningSecret,
+    Size,
     Tier,
     Url,
     UsdEach,
@@ -69,6 +70,7 @@ class Upstream:
     timeouts: UpstreamTimeouts | None = option("deadlines that differ from the usual", default=None)
     retries: Retries | None = option("tries when it cannot be reached", default=None)
     forward_headers: tuple[Header, ...] = option("request headers passed on besides the usual ones", default=())
+    largest_answer: Size | None = option("how large an answer of a metered path may grow, about (256MiB)", default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -41,6 +41,9 @@ DECLARED: Mapping[str, Declaration] = {
     ),
     "tollhouse_errors_total": Declaration("counter", "Calls that ended in an error, by public error code.", ("code",), most=60),
     "tollhouse_deadlines_total": Declaration("counter", "Deadlines that passed, by name.", ("deadline",), most=len(DEADLINES)),
+    "tollhouse_edge_rejections_total": Declaration(
+        "counter", "What came to the data port and was no request, by reason.", ("reason",), most=16
+    ),
     "tollhouse_inflight_calls": Declaration("gauge", "Calls that are running."),
     "tollhouse_call_seconds": Declaration(
         "histogram",
@@ -135,10 +138,10 @@ class Series:
 class Metrics:
     """All metrics of one process. Counting is for the event loop's thread only.
 
-    version: of Tollhouse. surfaces: their names, so that each is there from the first scrape.
+    version: of Tollhouse. surfaces: their names, so that each is there from the first scrape; rejections: likewise, their reasons.
     """
 
-    def __init__(self, *, version: str, clock: Clock, surfaces: Iterable[str] = ()) -> None:
+    def __init__(self, *, version: str, clock: Clock, surfaces: Iterable[str] = (), rejections: Iterable[str] = ()) -> None:
         self._clock = clock
         self._families: list[AnyFamily] = []
         self._collect: list[Callable[[], None]] = []
@@ -153,6 +156,7 @@ class Metrics:
         self.calls = self._counter("tollhouse_calls_total")
         self.errors = self._counter("tollhouse_errors_total")
         self.deadlines = self._counter("tollhouse_deadlines_total")
+        self.edge_rejections = self._counter("tollhouse_edge_rejections_total")
         self.inflight_calls = self._gauge("tollhouse_inflight_calls").child()
         self.call_seconds = self._histogram("tollhouse_call_seconds")
         self.stage_seconds = self._histogram("tollhouse_stage_seconds")
@@ -178,6 +182,8 @@ class Metrics:
         self._stages = tuple(self.stage_seconds.child(stage) for stage in STAGES)
         for surface in surfaces:
             self.call_seconds.child(surface)
+        for reason in rejections:
+            self.edge_rejections.child(reason)
         for deadline in DEADLINES:
             self.deadlines.child(deadline)
         for source in USAGE_SOURCES:
@@ -248,6 +254,12 @@ class Metrics:
             for family in (self.stage_seconds, self.first_token_seconds, self.call_seconds):
                 for histogram in family:
                     histogram.sort_in()
+
+    def rejected(self, reason: str, deadline: str | None) -> None:
+        """Count what was no request."""
+        self.edge_rejections.child(reason).inc()
+        if deadline is not None:
+            self.deadlines.child(deadline).inc()
 
     def budget_settled(self, balance: Balance) -> None:
         """Show where a budget stands. A balance that is not one of money in a window is passed over."""

@@ -95,7 +95,7 @@ class Sink:
         self._quick = quick
         self._fails = fails
         self._writes = 0
-        self.head_sent = False
+        self.head_sent = self.slow = False
         self.sent = b""
 
     def start(self, status: int, lines: list[str], length: int | None = None, *, first: bytes = b"", close: bool = False) -> bool:
@@ -191,6 +191,9 @@ class Journey:
 
     def first_token(self) -> None:
         self.note("first token")
+
+    def most_bytes(self) -> float:
+        return 1000
 
     def secrets(self) -> tuple[str, ...]:
         return ("canary",)

@@ -72,7 +72,7 @@ async def test_a_client_that_stops_in_the_middle_of_an_upload_is_told_408_and_th
             [line] = await house.logged("call.finished")
             metrics = await house.metrics()
             async with asyncio.timeout(5):
-                while upstream.open_connections:  # noqa: ASYNC110 - the upstream's doing
+                while upstream.open_connections:
                     await asyncio.sleep(0)
             writer.close()
     assert answer.startswith(b"HTTP/1.1 408 ")
