@@ -228,6 +228,7 @@ class _Passage:
                 await self._room()
 
     async def _room(self) -> None:
-        """Until the client has taken enough of what was written."""
+        """Until the client has taken enough of what was written. What the upstream sends meanwhile is the system's to keep."""
+        self.answer.hold()
         self.watch.expect("write_stall", self.timeouts.write_stall)
         await self.sink.room()

@@ -5,7 +5,10 @@ all of them, and what they are still answering is cancelled.
 """
 
 import asyncio
+import os
+import socket
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from email.utils import formatdate
 from typing import Any
 
@@ -18,6 +21,9 @@ from proxy.downstream.sink import HttpSink
 KEEPALIVE_S = 75.0
 FLUSH_S = 75.0  # for the last of an answer, which no call's deadline watches any more
 BACKLOG = 4096  # a burst that overflows the backlog waits for SYN retries of seconds
+# What the system keeps for a client that does not read, beside what is on its way to it. Left alone it grows to 4 MiB. What is on its way is
+# not bounded by this, so neither is a client's bandwidth.
+UNSENT_BYTES = 64 << 10
 _GOODBYE_S = 0.2  # what is still open by then was told to end long before
 
 
@@ -51,6 +57,8 @@ class Listener:
         """Accept connections. Returns where, which tells the port that 0 picked. Errors: OSError when the address is taken."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: self.connect(loop), host, port, backlog=BACKLOG, reuse_address=True)
+        for listening in self._server.sockets:
+            _bound_buffers(listening.fileno())
         name = self._server.sockets[0].getsockname()
         return name[0], name[1]
 
@@ -95,3 +103,14 @@ class Listener:
         if second != self._date[0]:
             self._date = second, formatdate(second, usegmt=True)
         return self._date[1]
+
+
+def _bound_buffers(listening: int) -> None:
+    """Bound what the system keeps for a port's connections, which take the option over from the socket that they were accepted by.
+
+    listening: its file descriptor; where the system does not know the option, it keeps what it likes.
+    """
+    option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+    if option is not None:
+        with socket.socket(fileno=os.dup(listening)) as sock, suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, option, UNSENT_BYTES)

@@ -53,6 +53,9 @@ class Answer(Protocol):
     def received(self) -> bytes:
         """What of the body has come and nobody took yet, without waiting; b"" for nothing."""
 
+    def hold(self) -> None:
+        """Have no more received, until whoever reads or pumps asks for it."""
+
     def received_bytes(self) -> int:
         """Bytes that came over its connection so far, framing and earlier answers included; 0 where that is not known.
 

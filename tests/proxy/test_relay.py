@@ -83,6 +83,9 @@ class Answer:
     def received_bytes(self) -> int:
         return 0
 
+    def hold(self) -> None:
+        pass
+
     def close(self) -> None:
         raise AssertionError("closing is not the relay's")
 
