@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from typing import cast
 
 from bench import wire
 from bench.lineup import POLICY
@@ -36,8 +37,7 @@ class Flood(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
         if self._task is None:
@@ -65,7 +65,9 @@ class Flood(asyncio.Protocol):
 
 def system_bytes(condition: str) -> tuple[int, int]:
     """(to be read, to be sent) in memory of the system, over all sockets that `ss` finds by this condition."""
-    told = subprocess.run(["ss", "-tnmH", "state", "established", condition], capture_output=True, text=True, timeout=20, check=True)
+    told = subprocess.run(
+        ["ss", "-tnmH", "state", "established", condition], capture_output=True, text=True, timeout=20, check=True
+    )
     found = [(int(r), int(w)) for r, _, w in _MEMORY.findall(told.stdout)]
     return sum(r for r, _ in found), sum(w for _, w in found)
 

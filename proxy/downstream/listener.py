@@ -21,8 +21,8 @@ from proxy.downstream.sink import HttpSink
 KEEPALIVE_S = 75.0
 FLUSH_S = 75.0  # for the last of an answer, which no call's deadline watches any more
 BACKLOG = 4096  # a burst that overflows the backlog waits for SYN retries of seconds
-# What the system keeps for a client that does not read, beside what is on its way to it. Left alone it grows to 4 MiB. What is on its way is
-# not bounded by this, so neither is a client's bandwidth.
+# What the system keeps for a client that does not read, beside what is on its way to it; left alone it grows to 4 MiB. What is on its
+# way is not bounded by this, so neither is a client's bandwidth.
 UNSENT_BYTES = 64 << 10
 _GOODBYE_S = 0.2  # what is still open by then was told to end long before
 

@@ -1,11 +1,14 @@
 """A port: how its connections end, when nobody asks for anything, when a client dawdles, and when it is closed."""
 
 import asyncio
+import os
+import socket
+import sys
 
 import pytest
 
 from proxy.downstream.arrival import HttpArrival
-from proxy.downstream.listener import KEEPALIVE_S
+from proxy.downstream.listener import KEEPALIVE_S, UNSENT_BYTES
 from proxy.downstream.sink import HttpSink
 from tests.proxy.downstream.door import GET, Door, echo, get, move_time, post, turns
 
@@ -180,3 +183,13 @@ async def test_closing_cancels_what_still_runs_and_leaves_nothing_open() -> None
         assert settled.is_set()
         await turns(lambda: door.connections == 0)
     assert door.cancelled == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="how an accepted socket takes an option over is each system's own affair")
+async def test_what_the_system_keeps_for_a_client_that_does_not_read_is_bounded() -> None:
+    async with Door() as door, door.caller() as caller:
+        await caller.send(GET)
+        await caller.answer()
+        [connection] = door.listener._connections
+        with socket.socket(fileno=os.dup(connection._transport.get_extra_info("socket").fileno())) as sock:
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == UNSENT_BYTES
