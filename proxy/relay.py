@@ -87,9 +87,9 @@ async def relay(course: Course, answer: Answer, sink: Sink, meter: Meter, watch:
 
     Errors: UpstreamError when the answer breaks off or reports a failure. Cancelled by the watch or a client that left.
     """
-    sent_at = watch.since
-    watch.expect("idle", timeouts.idle)
     body = None if meter.streams else answer.at_hand()
+    sent_at = watch.since if body is None else 0.0
+    watch.expect("idle", timeouts.idle)
     if body is None:
         await _Passage(course, answer, sink, meter, watch, timeouts, sent_at).run()
         rest = meter.finish()
