@@ -4,6 +4,7 @@ from pathlib import Path
 
 from policies.budget import Budget
 from policies.concurrency import Concurrency
+from policies.heartbeat import Heartbeat
 from policies.max_tokens import MaxTokens
 from policies.models import Models
 from policies.on_disconnect import OnDisconnect
@@ -23,6 +24,7 @@ KINDS: tuple[type[Clause], ...] = (
     Timeouts,
     RequestSize,
     OnDisconnect,
+    Heartbeat,
 )
 
 # What runs without a policy file.

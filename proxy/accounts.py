@@ -99,5 +99,6 @@ class Accounts:
             upstream=trip.upstream,
             error=error.code,
             exception=error.detail,
+            deadline=error.deadline,
             request_id=trip.call.id,
         )

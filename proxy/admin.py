@@ -12,6 +12,7 @@ import orjson
 
 from proxy.downstream.arrival import HttpArrival
 from proxy.downstream.listener import Listener
+from proxy.downstream.rules import Rejection
 from proxy.downstream.sink import HttpSink
 from proxy.policy.policyset import PolicySet
 from proxy.telemetry.exposition import CONTENT_TYPE
@@ -37,7 +38,7 @@ class Admin:
         self._render = render
         self._policies = policies
         self._token = token
-        self.listener = Listener(answer=self._answer, malformed=self._malformed, wall_s=wall_s)
+        self.listener = Listener(answer=self._answer, reject=self._reject, wall_s=wall_s)
 
     def __repr__(self) -> str:
         return f"<Admin {self.listener!r}>"
@@ -48,8 +49,8 @@ class Admin:
             sink.whole(body, status, [f"content-type: {kind}"])
             await sink.room()
 
-    async def _malformed(self, sink: HttpSink) -> None:
-        status, kind, body = _json(400, {"error": {"message": "The HTTP request is malformed."}})
+    async def _reject(self, sink: HttpSink, rejection: Rejection) -> None:
+        status, kind, body = _json(rejection.error.status, {"error": {"message": rejection.error.message}})
         sink.whole(body, status, [f"content-type: {kind}"])
         await sink.room()
 

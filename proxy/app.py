@@ -25,6 +25,7 @@ from proxy.chance import Chance
 from proxy.clock import SystemClock
 from proxy.deadlines import Sweep
 from proxy.dispatch import Dispatch
+from proxy.downstream.rules import REASONS
 from proxy.edge import Edge
 from proxy.errors import StateUnavailable
 from proxy.health import Health, Healths
@@ -35,6 +36,7 @@ from proxy.policy.document import PolicyFileError
 from proxy.policy.lints import lints
 from proxy.policy.policyset import PolicySet, UpstreamConfig
 from proxy.policy.shelf import Loaded, Shelf
+from proxy.rejections import Rejections
 from proxy.retries import ROLL_S
 from proxy.settings import Settings, SettingsError
 from proxy.settlement import Settlement
@@ -81,9 +83,8 @@ class App:
         self.pretend = pretend
         self.clock = SystemClock()
         chance = Chance()
-        self.metrics = Metrics(
-            version=__version__, clock=self.clock, surfaces=dict.fromkeys(s.name for s in (*SURFACES, PASSTHROUGH))
-        )
+        surfaces = dict.fromkeys(s.name for s in (*SURFACES, PASSTHROUGH))
+        self.metrics = Metrics(version=__version__, clock=self.clock, surfaces=surfaces, rejections=REASONS)
         self.tokenizer = Tokenizer(on_fault=lambda said: log.event("tokens.unavailable", level="error", where=said))
         self.sweep = Sweep(loop)
         self.proxies = proxies
@@ -116,7 +117,12 @@ class App:
                 pseudonym=pseudonym,
             ),
             dispatch=Dispatch(
-                upstream=self._upstream, health=self.healths.of, pseudonym=pseudonym, clock=self.clock, random=chance
+                upstream=self._upstream,
+                health=self.healths.of,
+                pseudonym=pseudonym,
+                clock=self.clock,
+                random=chance,
+                body_s=settings.body_s,
             ),
             settlement=self.settlement,
             sweep=self.sweep,
@@ -124,7 +130,8 @@ class App:
             random=chance,
             observer=accounts,
         )
-        self.edge = Edge(self.pipeline)
+        self.rejections = Rejections(log=log, metrics=self.metrics, loop=loop)
+        self.edge = Edge(self.pipeline, rejected=self.rejections.add)
         self.admin = Admin(
             ready=lambda: not self.pipeline.draining,
             render=self.metrics.render,
@@ -212,6 +219,7 @@ class App:
         await self.edge.listener.close()
         await self.settlement.finish()
         self.accounts.tell()
+        self.rejections.close()
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)

@@ -245,6 +245,7 @@ class Call:
     timeouts: Timeouts = UNBOUNDED
     price: Price | None = None
     drain: Drain | None = None
+    heartbeat: float | None = None
     uncapped: int = 0
     units: int = 0
     tools: tuple[tuple[str, int], ...] = ()
@@ -364,8 +365,8 @@ class Kind(NamedTuple):
     could break: nothing in it belongs to one call, user or path, or what is remembered would never be met again.
 
     key: "" until it is known. surface: its name. model: the one sent upstream. status: what the client saw, 0 when nothing was sent.
-    error: the code, None for a completed call. refused_by: (policy, clause). usage_source: None when the upstream was never asked to
-    do anything. usage_nonsense: its usage block made no sense. price_version: None where nothing is paid for.
+    error: the code, None for a completed call; deadline: the one that passed. refused_by: (policy, clause). usage_source: None when the
+    upstream was never asked to do anything. usage_nonsense: its usage block made no sense. price_version: None where nothing is paid for.
     """
 
     key: str
@@ -378,6 +379,7 @@ class Kind(NamedTuple):
     status: int
     ending: Ending
     error: str | None
+    deadline: str | None
     refused_by: tuple[str, str] | None
     clamps: tuple[Clamp, ...]
     usage_source: UsageSource | None

@@ -6,6 +6,7 @@ it is a client that left and passes on.
 """
 
 import asyncio
+from collections.abc import Callable
 from math import inf
 
 TICK_S = 0.1
@@ -18,9 +19,10 @@ class Watch:
 
     beat: set whenever the stage begins anew; its time then counts from the next look of the sweep, a tick later at most. Where that
     happens for every event, looking at a clock would cost more than all the rest.
+    pulses: called at every look, with the loop's time, for as long as no deadline has passed. They wait for nothing and raise nothing.
     """
 
-    __slots__ = ("_loop", "_seconds", "_task", "at", "beat", "expired", "missed", "stage", "total_at")
+    __slots__ = ("_loop", "_seconds", "_task", "at", "beat", "expired", "missed", "pulses", "stage", "total_at")
 
     def __init__(self, task: "asyncio.Task[object]", loop: asyncio.AbstractEventLoop) -> None:
         self._task = task
@@ -30,9 +32,20 @@ class Watch:
         self.beat = False
         self.expired: str | None = None
         self.missed: str | None = None
+        self.pulses: tuple[Callable[[float], None], ...] = ()
 
     def __repr__(self) -> str:
         return f"<Watch stage={self.stage!r} expired={self.expired!r}>"
+
+    @property
+    def since(self) -> float:
+        """When the stage began, loop time; said of one that was set by `expect` or `bound`, and had no beat."""
+        return self.at - self._seconds
+
+    @property
+    def stage_left_s(self) -> float:
+        """Seconds until the deadline of the stage."""
+        return self.at - self._loop.time()
 
     def expect(self, stage: str, seconds: float) -> None:
         """From now on `stage` may take so long."""
@@ -53,10 +66,11 @@ class Watch:
         self.at = inf
 
     def bound(self, total_s: float, stage: str, seconds: float) -> None:
-        """From now on the whole call may take `total_s`, and no longer than it might before, and `stage` so many seconds."""
+        """From now on the whole call may take `total_s`, and `stage` so many seconds. A second try has what the first one left of it."""
         now = self._loop.time()
-        if now + total_s < self.total_at:
-            self.total_at = now + total_s
+        total_at = now + total_s
+        if total_at < self.total_at:
+            self.total_at = total_at
         self.stage = stage
         self.beat = False
         self._seconds = seconds
@@ -67,12 +81,15 @@ class Watch:
         return min(self.at, self.total_at) - self._loop.time()
 
     def expire_if_due(self, now: float) -> None:
-        """Cancel the task if its time is over. Called by the sweep."""
+        """Cancel the task if its time is over, else let its pulses beat. Called by the sweep."""
         if self.beat:
             self.beat = False
             self.at = now + self._seconds
         if now >= self.at or now >= self.total_at:
             self.expire(self.stage if self.at <= self.total_at else "total")
+        elif self.expired is None:
+            for pulse in self.pulses:
+                pulse(now)
 
     def expire(self, stage: str) -> None:
         """Cancel the task, once."""
@@ -88,6 +105,7 @@ class Watch:
     def rearm(self, stage: str, seconds: float) -> None:
         """After an absorbed expiry: one more stage, such as sending the error, with a deadline of its own."""
         self.expired = None
+        self.pulses = ()
         self.total_at = inf
         self.expect(stage, seconds)
 

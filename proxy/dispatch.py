@@ -13,6 +13,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from proxy.call import Call
 from proxy.clock import Clock
@@ -23,12 +24,14 @@ from proxy.health import Health
 from proxy.policy.policyset import UpstreamConfig
 from proxy.timeouts import Timeouts
 from proxy.trip import Arrival, Trip
+from proxy.upload import upload
 from proxy.upstream.contract import Answer, Ask, Body, Upstream
 from proxy.wire import body
 from proxy.wire.comeback import unprocessed, wait_s, worth_repeating
 from proxy.wire.failure import upstream_refusal
 from proxy.wire.headers import sane_request_id, towards_upstream
 from proxy.wire.meter import BodyMeter, Meter, PassMeter, StreamMeter
+from proxy.wire.request import BODILESS
 from proxy.wire.sse import is_stream
 
 # An app waits longer by itself, and knows why; and a slot is not held for an upstream that wants to be left alone.
@@ -45,7 +48,7 @@ _REASONS = {429: "rate_limited", 503: "overloaded", 529: "overloaded"}
 class Dispatch:
     """upstream: the client for an upstream of the policy file; health: how it does; pseudonym: our name in `Via`.
 
-    random: n → n random bytes, for the jitter.
+    random: n → n random bytes, for the jitter. body_s: a client's time for a body that is passed on as it comes.
     """
 
     upstream: Callable[[str, UpstreamConfig], Upstream]
@@ -53,6 +56,7 @@ class Dispatch:
     pseudonym: str
     clock: Clock
     random: Callable[[int], bytes]
+    body_s: float
 
     async def open(self, trip: Trip, arrival: Arrival, watch: Watch) -> Answer:
         """The head of a successful answer, from the first upstream of the route that takes the call.
@@ -62,7 +66,7 @@ class Dispatch:
         call, entry = trip.call, trip.entry
         assert entry is not None
         own = (f"x-request-id: {call.id}", f"traceparent: {trip.traceparent}")
-        sent_body = (call.parts or body.patched(call)) if call.surface.metered else _chunks(entry, call, arrival)
+        sent_body = (call.parts or body.patched(call)) if call.surface.metered else self._upload(entry, call, arrival, watch)
         asked, trouble = call.timeouts, None
         for name in trip.set.route(call.model):
             way = entry.ways.get(name)
@@ -91,7 +95,15 @@ class Dispatch:
                 try:
                     opening = way.upstream.send(way.ask, own, sent_body)
                     if opening is None:
-                        answer = await way.upstream.open(way.ask, own, sent_body, connect_timeout_s=timeouts.connect)
+                        watch.expect_nothing()  # connecting has a deadline of its own
+                        trip.sent = False
+                        answer = await way.upstream.open(
+                            way.ask,
+                            own,
+                            sent_body,
+                            connect_timeout_s=timeouts.connect,
+                            progress=partial(_being_sent, trip, watch, timeouts.first_byte),
+                        )
                     else:
                         # What `open` does; without its coroutine, as nearly every call finds a connection.
                         answer = opening
@@ -154,6 +166,10 @@ class Dispatch:
             pause_s = min(FIRST_PAUSE_S * 2.0 ** (tries - 1), MOST_PAUSE_S) * (1 - fraction / 2)
         return pause_s if (told_s or 0.0) <= MOST_PAUSE_S and pause_s < watch.left_s() else None
 
+    def _upload(self, entry: Entry, call: Call, arrival: Arrival, watch: Watch) -> Body:
+        """The body of an unmetered call, passed on as it comes."""
+        return () if call.method in BODILESS else upload(arrival.chunks(entry.most_bytes), watch, self.body_s)
+
     def _way(self, name: str, config: UpstreamConfig, entry: Entry, arrival: Arrival) -> Way:
         """What is the same in every call with this head that goes to an upstream."""
         ours = [
@@ -168,9 +184,10 @@ class Dispatch:
         return Way(self.upstream(name, config), ask, config.timeouts, self.health(name, config), config)
 
 
-def _chunks(entry: Entry, call: Call, arrival: Arrival) -> Body:
-    """The body of an unmetered call, passed on as it comes."""
-    return () if call.method in ("GET", "HEAD", "DELETE") else arrival.chunks(entry.most_bytes)
+def _being_sent(trip: Trip, watch: Watch, first_byte_s: float) -> None:
+    """The upstream has some of the call, or more of it: so long after the last of it its answer is due."""
+    trip.sent = True
+    watch.expect("first_byte", first_byte_s)
 
 
 async def _refusal(trip: Trip, answer: Answer) -> UpstreamError:

@@ -4,11 +4,13 @@ The rule a reader could break: after the head is sent there is no second head. T
 are never written by anybody else.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 from proxy.downstream.listener import Listener
+from proxy.downstream.rules import Rejection
 from proxy.downstream.sink import HttpSink
-from proxy.errors import InvalidCall, ProxyError
+from proxy.errors import ProxyError
 from proxy.pipeline import Pipeline, response_lines
 from proxy.relay import Sink
 from proxy.trip import Trip
@@ -19,18 +21,20 @@ _JSON = "content-type: application/json"
 
 
 class Edge:
-    """Serves the data port. listener: its port and connections."""
+    """Serves the data port. rejected: told of what was no request. listener: its port and connections."""
 
-    def __init__(self, pipeline: Pipeline) -> None:
+    def __init__(self, pipeline: Pipeline, *, rejected: Callable[[Rejection], None]) -> None:
         self._pipeline = pipeline
+        self._rejected = rejected
         answer = partial(pipeline.run, fail=self.fail)
-        self.listener = Listener(answer=answer, malformed=self._malformed, wall_s=pipeline.clock.wall_s)
+        self.listener = Listener(answer=answer, reject=self._reject, wall_s=pipeline.clock.wall_s)
 
     def __repr__(self) -> str:
         return f"<Edge {self.listener!r} inflight={self._pipeline.inflight}>"
 
-    async def _malformed(self, sink: HttpSink) -> None:
-        error = InvalidCall("bad_request", "The HTTP request is malformed.")
+    async def _reject(self, sink: HttpSink, rejection: Rejection) -> None:
+        self._rejected(rejection)
+        error = rejection.error
         sink.whole(public_body(error), error.status, [_JSON])
         await sink.room()
 
@@ -42,11 +46,12 @@ class Edge:
             if trip.upstream_request_id is not None:
                 lines.append(f"x-upstream-request-id: {trip.upstream_request_id}")
             sink.whole(public_body(error), error.status, lines, close=error.close)
-        elif not isinstance(trip.meter, StreamMeter) or error.code == "client_stalled":
+        elif not (trip.early or isinstance(trip.meter, StreamMeter)) or error.code == "client_stalled":
             sink.abort()
             return
         else:
-            sink.write(stream_event(trip.call.surface.name, error, sequence=trip.meter.sequence + 1))
+            sequence = trip.meter.sequence + 1 if trip.meter is not None else 0
+            sink.write(stream_event(trip.call.surface.name, error, sequence=sequence))
             sink.end()
         await sink.room()
 

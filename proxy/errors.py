@@ -41,6 +41,10 @@ CODES: Mapping[str, Code] = {
     "not_found": Code(404, _REQUEST, "No such path."),
     "method_not_allowed": Code(405, _REQUEST, "The path exists, but not for this method."),
     "request_timeout": Code(408, _REQUEST, "The request was not sent completely in time."),
+    "target_too_long": Code(414, _REQUEST, "The request's target, path and query, is too long."),
+    "head_too_large": Code(431, _REQUEST, "The request's head is too large, or has too many fields."),
+    "expectation_failed": Code(417, _REQUEST, "The request expects what is not done here."),
+    "coding_not_supported": Code(501, _REQUEST, "The request's transfer coding is not known here."),
     "request_too_large": Code(413, _REQUEST, "The body is larger than a policy allows."),
     "unsupported_media_type": Code(415, _REQUEST, "The body's content type or encoding is not accepted here."),
     "upgrade_not_supported": Code(400, _REQUEST, "The connection cannot be upgraded."),
@@ -68,6 +72,7 @@ CODES: Mapping[str, Code] = {
     "upstream_unavailable": Code(
         503, "upstream_error", "The upstream failed call after call and is not asked for now; come back after `retry-after`."
     ),
+    "answer_too_large": Code(502, "upstream_error", "The upstream's answer is larger than the policy file allows it to be."),
     "upstream_timeout": Code(504, "upstream_error", "The upstream was too slow; the message names the deadline."),
     "client_stalled": Code(408, _REQUEST, "The client stopped reading the answer."),
     # this proxy
@@ -83,6 +88,7 @@ class ProxyError(Exception):
     code: a key of CODES, or an upstream's own word when its 4xx is relayed; message: one sentence for the client.
     retry_after_s: seconds, ≥ 0, or None for no hint; should_retry: x-should-retry, None leaves it out.
     policy, clause: which policy decided, for refusals. detail: for the log only.
+    deadline: which one passed, one of DEADLINES; None where none did.
     status, type: override CODES, for errors that an upstream worded; headers: hints of its own that pass on.
     close: the connection cannot be used again.
     """
@@ -100,6 +106,7 @@ class ProxyError(Exception):
         policy: str | None = None,
         clause: str | None = None,
         detail: str | None = None,
+        deadline: str | None = None,
         status: int | None = None,
         type: str | None = None,
         headers: tuple[tuple[str, str], ...] = (),
@@ -117,6 +124,7 @@ class ProxyError(Exception):
         self.policy = policy
         self.clause = clause
         self.detail = detail
+        self.deadline = deadline
         self.headers = headers
         self.close = close
 

@@ -50,6 +50,7 @@ class Outline:
     timeouts: Timeouts
     price: Price | None
     drain: Drain | None
+    heartbeat: float | None
 
 
 class Outlines:
@@ -87,7 +88,7 @@ class Outlines:
                 call.asked_caps, call.cap, call.choices = outline.asked_caps, outline.cap, outline.choices
                 call.edits, call.clamps = outline.edits, outline.clamps
                 call.timeouts, call.price = outline.timeouts, outline.price
-                call.uncapped, call.drain = outline.uncapped, outline.drain
+                call.uncapped, call.drain, call.heartbeat = outline.uncapped, outline.drain, outline.heartbeat
                 return outline.plan
         return None
 
@@ -143,5 +144,6 @@ class Outlines:
             timeouts=call.timeouts,
             price=call.price,
             drain=call.drain,
+            heartbeat=call.heartbeat,
         )
         self._known = [outline, *self._known[: MOST_OUTLINES - 1]]

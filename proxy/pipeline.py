@@ -11,6 +11,8 @@ the call after it.
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
+from math import inf
 
 from proxy.admission import Admission
 from proxy.allowance import allowance_lines, usd
@@ -20,15 +22,16 @@ from proxy.deadlines import Sweep, Watch
 from proxy.departure import Departures, hear_out
 from proxy.dispatch import Dispatch, meter_for
 from proxy.errors import InvalidCall, Overloaded, ProxyError, UpstreamError
+from proxy.heartbeat import Heartbeat, no_stream
 from proxy.policy.contract import REQUESTS, TOKENS
 from proxy.policy.policyset import PolicySet
-from proxy.relay import Head, Sink, relay
+from proxy.relay import TOO_LARGE, Head, Sink, relay
 from proxy.settlement import Settlement
 from proxy.telemetry.trace import TRACE_BYTES, continue_trace
 from proxy.trip import Arrival, Observer, Trip
 from proxy.upstream.contract import Answer
 from proxy.wire.headers import sane_request_id, towards_client
-from proxy.wire.meter import PassMeter
+from proxy.wire.meter import PassMeter, StreamMeter
 from proxy.wire.sse import is_stream
 
 _ERROR_WRITE_S = 10.0
@@ -122,10 +125,14 @@ class Pipeline:
             await admission.reserve(trip)
             try:
                 trip.admitted_ns = self.clock.monotonic_ns()
+                if (every_s := trip.call.heartbeat) is not None and trip.call.stream:
+                    sink = Heartbeat(sink, trip, watch, every_s=every_s, head=partial(_early_head, trip))
                 opening = self.dispatch.open(trip, arrival, watch)
                 answer = await (opening if trip.call.drain is None else self.departures.opened(opening, trip, watch))
                 try:
                     meter = trip.meter = meter_for(trip.call, answer)
+                    if trip.early and not isinstance(meter, StreamMeter):
+                        raise await no_stream(answer, meter, watch, trip.call.timeouts.idle)
                     await relay(_Course(trip, answer, self.settlement), answer, sink, meter, watch, trip.call.timeouts)
                 except (asyncio.CancelledError, ConnectionError):
                     await self.departures.read_on(answer, trip, watch)
@@ -177,8 +184,18 @@ class _Course:
         if trip.call.surface.has_output:
             trip.first_token_ns = trip.now_ns()
 
+    def most_bytes(self) -> float:
+        trip = self.trip
+        return trip.set.upstreams[trip.upstream].largest_answer if trip.upstream and trip.call.surface.metered else inf
+
     def secrets(self) -> tuple[str, ...]:
         return self.trip.secrets()
+
+
+def _early_head(trip: Trip) -> Head:
+    """The head of a stream whose upstream has not answered yet."""
+    trip.status = 200
+    return 200, [*response_lines(trip), "content-type: text/event-stream", *_EVENTS], None
 
 
 def response_lines(trip: Trip) -> list[str]:
@@ -200,10 +217,14 @@ def response_lines(trip: Trip) -> list[str]:
 
 def _deadline_error(watch: Watch) -> ProxyError:
     """The error for the deadline that passed."""
-    if watch.expired == "body_read":
-        return InvalidCall("request_timeout", "The body was not sent in time (deadline: body_read).", close=True)
-    if watch.expired == DRAIN:
-        return Overloaded("draining", "The proxy is shutting down and its grace is over.", close=True)
-    if watch.expired == "write_stall":
-        return InvalidCall("client_stalled", "The client stopped reading (deadline: write_stall).", close=True)
-    return UpstreamError("upstream_timeout", f"The upstream was too slow (deadline: {watch.expired}).", detail=watch.expired)
+    passed = watch.expired
+    if passed == "body_read":
+        return InvalidCall("request_timeout", "The body was not sent in time (deadline: body_read).", deadline=passed, close=True)
+    if passed == DRAIN:
+        message = "The proxy is shutting down and its grace is over (deadline: drain)."
+        return Overloaded("draining", message, deadline=passed, close=True)
+    if passed == "write_stall":
+        return InvalidCall("client_stalled", "The client stopped reading (deadline: write_stall).", deadline=passed, close=True)
+    if passed == TOO_LARGE:
+        return UpstreamError("answer_too_large", "The upstream's answer is larger than the operator allows.")
+    return UpstreamError("upstream_timeout", f"The upstream was too slow (deadline: {passed}).", deadline=passed)

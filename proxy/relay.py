@@ -22,6 +22,8 @@ from proxy.wire.meter import Meter
 
 # A server that keeps the connection open behind its last event holds nobody up longer than this.
 _TAIL_S = 1.0
+_WEIGH_S = 1.0
+TOO_LARGE = "too large"  # what a watch expires of, beside its deadlines, where an answer has no end
 
 
 # The head of an answer to a client: its status; its lines `name: value`, but for framing; the length of its body, None = not known.
@@ -29,7 +31,7 @@ Head = tuple[int, list[str], int | None]
 
 
 class Sink(Protocol):
-    """Where an answer goes: the client's socket. head_sent: whether a status line has left; there is never a second.
+    """Where an answer goes: the client's socket. head_sent: whether a status line has left; there is never a second. slow: its reader is.
 
     What writes raises ConnectionError when the reader is gone, waits for nothing, and returns whether the reader is slow; whoever wrote
     then waits for `room` before going on.
@@ -37,6 +39,9 @@ class Sink(Protocol):
 
     @property
     def head_sent(self) -> bool: ...
+
+    @property
+    def slow(self) -> bool: ...
 
     def start(self, status: int, lines: list[str], length: int | None = None, *, first: bytes = b"", close: bool = False) -> bool:
         """The head of an answer whose body follows. first: of the body, what goes with it. close: the connection ends with it."""
@@ -70,6 +75,9 @@ class Course(Protocol):
     def first_token(self) -> None:
         """The first output has come, of an answer that is not whole."""
 
+    def most_bytes(self) -> float:
+        """How large the answer may be, framing included."""
+
     def secrets(self) -> tuple[str, ...]:
         """What no explanation of the upstream may show."""
 
@@ -79,10 +87,11 @@ async def relay(course: Course, answer: Answer, sink: Sink, meter: Meter, watch:
 
     Errors: UpstreamError when the answer breaks off or reports a failure. Cancelled by the watch or a client that left.
     """
-    watch.expect("idle", timeouts.idle)
     body = None if meter.streams else answer.at_hand()
+    sent_at = watch.since if body is None else 0.0
+    watch.expect("idle", timeouts.idle)
     if body is None:
-        await _Passage(course, answer, sink, meter, watch, timeouts).run()
+        await _Passage(course, answer, sink, meter, watch, timeouts, sent_at).run()
         rest = meter.finish()
     else:
         rest = (meter.feed(body) if body else b"") + meter.finish()
@@ -101,7 +110,10 @@ async def relay(course: Course, answer: Answer, sink: Sink, meter: Meter, watch:
 
 @dataclass(eq=False, slots=True)
 class _Passage:
-    """`relay` up to the end of a body that is not at hand, as it comes. What the meter gives out at the end is yet to be written."""
+    """`relay` up to the end of a body that is not at hand, as it comes. What the meter gives out at the end is yet to be written.
+
+    sent_at: when the call was sent, loop time.
+    """
 
     course: Course
     answer: Answer
@@ -109,14 +121,18 @@ class _Passage:
     meter: Meter
     watch: Watch
     timeouts: Timeouts
+    sent_at: float
     _token_at: float | None = field(
         default=None, init=False
     )  # when the first token is due; None once it came, and for what has none
     _held: bytes = field(default=b"", init=False)  # to be written before anything else
     _slow: bool = field(default=False, init=False)
+    _weigh_at: float = field(default=0.0, init=False)
+    _before: int | None = field(default=None, init=False)  # bytes that came over the connection before those that are counted
 
     async def run(self) -> None:
         meter, sink, watch = self.meter, self.sink, self.watch
+        watch.pulses += (self._weigh,)
         if meter.streams:
             self._start()
             if self._slow and self._token_at is not None:  # whose first token is due so long after its head was taken
@@ -149,8 +165,8 @@ class _Passage:
 
     def _start(self) -> None:
         """The head of a stream, and in one write with it what has come by now, unless that is its end or says that it failed."""
-        self.watch.expect("first_token", self.timeouts.first_token)
-        self._token_at = self.watch.at
+        self._token_at = self.sent_at + self.timeouts.first_token
+        self.watch.expect_at("first_token", self._token_at)
         first = b""
         if came := self.answer.received():
             self._take(came)
@@ -186,6 +202,17 @@ class _Passage:
             return False
         return True
 
+    def _weigh(self, now: float) -> None:
+        """End an answer that has grown too large. Looked at once a second, so that no piece of it costs anything more."""
+        if now < self._weigh_at:
+            return
+        self._weigh_at = now + _WEIGH_S
+        came = self.answer.received_bytes()
+        if self._before is None:
+            self._before = came
+        elif came - self._before > self.course.most_bytes():
+            self.watch.expire(TOO_LARGE)
+
     async def _tail(self) -> None:
         """What follows the surface's own end: comments, and the end of the framing. It is waited for, but not for long."""
         while True:
@@ -201,6 +228,7 @@ class _Passage:
                 await self._room()
 
     async def _room(self) -> None:
-        """Until the client has taken enough of what was written."""
+        """Until the client has taken enough of what was written. What the upstream sends meanwhile is the system's to keep."""
+        self.answer.hold()
         self.watch.expect("write_stall", self.timeouts.write_stall)
         await self.sink.room()

@@ -35,6 +35,11 @@ class Timeouts:
         )
 
 
+# The deadlines that have a name: in an error's message, in the log and in the metrics. The first six are a policy's to set; the next two
+# are for what a client sends, `drain` is the grace of a shutdown.
+DEADLINES = (*Timeouts.__dataclass_fields__, "header_read", "body_read", "drain")
+
+
 class Drain(NamedTuple):
     """How far an answer is read on once its client has left: so many seconds or bytes, whichever are over first; 0 = not at all."""
 

@@ -58,7 +58,7 @@ class Trip:
 
     traceparent: sent upstream. set: the policies this call began with and ends with.
     sent: an upstream may have been given the call; answered: its head came. tries: how often it was sent, or was to be.
-    unwanted: the client left while its answer was yet to come.
+    unwanted: the client left while its answer was yet to come. early: the client got the head of a stream before that.
     counting: a settlement that waits for the tokenizer and outlives a client that left.
     """
 
@@ -78,6 +78,7 @@ class Trip:
     tries: int = field(default=0, init=False)
     unwanted: bool = field(default=False, init=False)
     answered: bool = field(default=False, init=False)
+    early: bool = field(default=False, init=False)
     settled: bool = field(default=False, init=False)
     counting: asyncio.Task[None] | None = field(default=None, init=False)
     usage: Usage = field(default=_NOTHING, init=False)
@@ -128,6 +129,7 @@ class Trip:
             self.status,
             self.ending,
             error.code if error is not None else None,
+            error.deadline if error is not None else None,
             (error.policy, error.clause or "") if error is not None and error.policy else None,
             tuple(call.clamps.values()) if call.clamps else (),
             self.usage_source,

@@ -49,6 +49,7 @@ KIND = Kind(
     status=200,
     ending="completed",
     error=None,
+    deadline=None,
     refused_by=None,
     clamps=(),
     usage_source="reported",

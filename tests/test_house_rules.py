@@ -28,9 +28,11 @@ STEPS = (
     "proxy.trip",
     "proxy.fitting",
     "proxy.admission",
+    "proxy.upload",
     "proxy.dispatch",
     "proxy.departure",
     "proxy.relay",
+    "proxy.heartbeat",
     "proxy.settlement",
     "proxy.accounts",
     "proxy.pipeline",
@@ -38,6 +40,7 @@ STEPS = (
 AIDS = ("proxy.deadlines", "proxy.tokens", "proxy.encodings", "proxy.counting", "proxy.allowance", "proxy.spenders")
 EDGES = (
     "proxy.edge",
+    "proxy.rejections",
     "proxy.downstream",
     "proxy.admin",
     "proxy.pager",

@@ -23,12 +23,11 @@ from proxy.downstream.arrival import HttpArrival
 from proxy.downstream.known import KnownHead, KnownHeads, parts_of
 from proxy.downstream.outlet import Outlet
 from proxy.downstream.peer import is_loopback
+from proxy.downstream.rules import MOST_FIELDS, MOST_HEAD_BYTES, Rejection, fault_of, late, malformed, too_large
 from proxy.downstream.sink import HttpSink
 from proxy.wire.names import LowerNames
 from proxy.wire.request import RequestHead
 
-MOST_HEAD_BYTES = 32 << 10
-MOST_FIELDS = 100
 MOST_WAITING = 64  # requests sent ahead of their turn; reading stops at the first, but one read may bring many
 HIGH_WATER_BYTES = 64 << 10  # from here on the transport says that its reader is slow
 LINGER_S = 2.0
@@ -46,7 +45,7 @@ class Owner(Protocol):
     def answer(self, arrival: HttpArrival, sink: HttpSink) -> Coroutine[Any, Any, None]:
         """Answer a request. Raises nothing but CancelledError and ConnectionError, when the client has left."""
 
-    def malformed(self, sink: HttpSink) -> Coroutine[Any, Any, None]:
+    def reject(self, sink: HttpSink, rejection: Rejection) -> Coroutine[Any, Any, None]:
         """Answer what is no request."""
 
     def lost(self, connection: "ClientConnection") -> None:
@@ -90,7 +89,7 @@ class ClientConnection(asyncio.Protocol):
         self.date = owner.date
         self._loop = loop
         self._parser = httptools.HttpRequestParser(self)
-        self._queue: list[HttpArrival | None] = []  # requests whose turn has not come; None for what is no request
+        self._queue: list[HttpArrival | Rejection] = []  # requests whose turn has not come, and what is none
         self._arrival: HttpArrival | None = None  # whose body is being received
         self._running: HttpArrival | None = None
         self._task: asyncio.Task[None] | None = None
@@ -125,7 +124,11 @@ class ClientConnection(asyncio.Protocol):
     def close_if_late(self, now: float, *, patience_s: dict[str, float]) -> None:
         """Close it if it has waited longer than it may. patience_s: by what it waits for: request, head, rest, close, flush."""
         since = self.waiting_since
-        if since is not None and now - since > patience_s[self.waiting_for]:
+        if since is None or now - since <= patience_s[self.waiting_for]:
+            return
+        if self.waiting_for == "head" and not self._deaf:
+            self._reject(late())
+        else:
             self._transport.abort() if self._transport.is_closing() or self.waiting_for == "close" else self._close()
 
     def abort(self) -> None:
@@ -174,17 +177,17 @@ class ClientConnection(asyncio.Protocol):
             if self._arrival is not None:
                 self._arrival.complete()
         except httptools.HttpParserError:
-            self._malformed()
+            self._reject(malformed())
         self._known = self._learn(data) if fresh and self._begun == 1 and self._arrival is None else None
         if self._framing_bytes > MOST_HEAD_BYTES:
-            self._malformed()
+            self._reject(too_large(len(self._url) if self._head_open and not self._headers else 0))
         elif self._head_open and self._running is None and self.waiting_for != "head" and not self._deaf:
             self._wait("head")
 
     def _learn(self, data: bytes) -> KnownHead | None:
         """The head of the last read, if that held one message and nothing else. From its second time on it is known by its bytes."""
         arrival = self._queue[-1] if self._queue else self._running
-        if self._deaf or self._head_open or arrival is None or arrival.length is None:
+        if self._deaf or self._head_open or arrival is None or isinstance(arrival, Rejection) or arrival.length is None:
             return None
         parts = parts_of(data, method=arrival.head.method, length=arrival.length)
         if parts is None:
@@ -246,24 +249,19 @@ class ClientConnection(asyncio.Protocol):
             return
         parser, headers, repeated = self._parser, self._headers, self._repeated
         self._headers = {}
-        if len(headers) + len(repeated) > MOST_FIELDS or (
-            large and len(self._url) + sum(map(len, headers)) + sum(map(len, headers.values())) > MOST_HEAD_BYTES
-        ):
-            self._malformed()
-            return
-        version = parser.get_http_version()
-        modern = version == "1.1"
-        if not modern and (version != "1.0" or "transfer-encoding" in headers):  # RFC 9112, section 6.1: faulty framing
-            self._malformed()
+        method, version = parser.get_method().decode(), parser.get_http_version()
+        fault = fault_of(method, self._url, version, headers, len(repeated), large=large)
+        if fault is not None:
+            self._reject(fault)
             return
         length = headers.pop("content-length", None)
         head = RequestHead(
-            method=parser.get_method().decode(),
+            method=method,
             target=self._url.decode("utf-8", "surrogateescape"),
             headers=headers,
             repeated=repeated,
             keep=parser.should_keep_alive(),
-            modern=modern,
+            modern=version == "1.1",
         )
         arrival = self._arrival = HttpArrival(self, self._loop, head, None if length is None else int(length), self._loopback)
         if self._running is None:
@@ -337,8 +335,8 @@ class ClientConnection(asyncio.Protocol):
             following = self._queue.pop(0)
             if not self._queue:
                 self._transport.resume_reading()
-            if following is None:
-                self._refuse()
+            if isinstance(following, Rejection):
+                self._refuse(following)
             else:
                 self._begin(following)
 
@@ -360,14 +358,14 @@ class ClientConnection(asyncio.Protocol):
         self._transport.close()
         self._wait("flush")
 
-    def _enqueue(self, following: HttpArrival | None) -> None:
+    def _enqueue(self, following: HttpArrival | Rejection) -> None:
         if len(self._queue) >= MOST_WAITING:
             self._transport.abort()
             return
         self._queue.append(following)
         self._transport.pause_reading()
 
-    def _malformed(self) -> None:
+    def _reject(self, rejection: Rejection) -> None:
         """What came is no request, or no end of one. Nothing behind it is looked at."""
         if self._deaf:
             return
@@ -377,17 +375,17 @@ class ClientConnection(asyncio.Protocol):
             if self.waiting_for == "rest":
                 self._part()
         elif self._running is None:
-            self._refuse()
+            self._refuse(rejection)
         else:
-            self._enqueue(None)
+            self._enqueue(rejection)
 
-    def _refuse(self) -> None:
+    def _refuse(self, rejection: Rejection) -> None:
         self._wait("close")
         sink = HttpSink(self, self._outlet, False, True, False)
-        self._task = self._loop.create_task(self._say_malformed(sink))
+        self._task = self._loop.create_task(self._say(sink, rejection))
 
-    async def _say_malformed(self, sink: HttpSink) -> None:
+    async def _say(self, sink: HttpSink, rejection: Rejection) -> None:
         with contextlib.suppress(ConnectionError):  # whoever sent it has left
-            await self._owner.malformed(sink)
+            await self._owner.reject(sink, rejection)
         self._task = None
         self._part()

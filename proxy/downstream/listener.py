@@ -5,25 +5,32 @@ all of them, and what they are still answering is cancelled.
 """
 
 import asyncio
+import os
+import socket
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from email.utils import formatdate
 from typing import Any
 
 from proxy.downstream.arrival import HttpArrival
 from proxy.downstream.connection import LINGER_S, ClientConnection
 from proxy.downstream.known import KnownHeads
+from proxy.downstream.rules import Rejection
 from proxy.downstream.sink import HttpSink
 
 KEEPALIVE_S = 75.0
 FLUSH_S = 75.0  # for the last of an answer, which no call's deadline watches any more
 BACKLOG = 4096  # a burst that overflows the backlog waits for SYN retries of seconds
+# What the system keeps for a client that does not read, beside what is on its way to it; left alone it grows to 4 MiB. What is on its
+# way is not bounded by this, so neither is a client's bandwidth.
+UNSENT_BYTES = 64 << 10
 _GOODBYE_S = 0.2  # what is still open by then was told to end long before
 
 
 class Listener:
     """The owner of its connections. closing: no request is begun any more. heads: those that its clients send again and again.
 
-    answer: answers a request; it raises nothing but CancelledError, when the client has left. malformed: answers what is no request.
+    answer: answers a request; it raises nothing but CancelledError, when the client has left. reject: answers what is no request.
     wall_s: the time of the Date field.
     """
 
@@ -31,11 +38,11 @@ class Listener:
         self,
         *,
         answer: Callable[[HttpArrival, HttpSink], Coroutine[Any, Any, None]],
-        malformed: Callable[[HttpSink], Coroutine[Any, Any, None]],
+        reject: Callable[[HttpSink, Rejection], Coroutine[Any, Any, None]],
         wall_s: Callable[[], float],
     ) -> None:
         self.answer = answer
-        self.malformed = malformed
+        self.reject = reject
         self._wall_s = wall_s
         self._server: asyncio.Server | None = None
         self._connections: set[ClientConnection] = set()
@@ -50,6 +57,8 @@ class Listener:
         """Accept connections. Returns where, which tells the port that 0 picked. Errors: OSError when the address is taken."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: self.connect(loop), host, port, backlog=BACKLOG, reuse_address=True)
+        for listening in self._server.sockets:
+            _bound_buffers(listening.fileno())
         name = self._server.sockets[0].getsockname()
         return name[0], name[1]
 
@@ -94,3 +103,14 @@ class Listener:
         if second != self._date[0]:
             self._date = second, formatdate(second, usegmt=True)
         return self._date[1]
+
+
+def _bound_buffers(listening: int) -> None:
+    """Bound what the system keeps for a port's connections, which take the option over from the socket that they were accepted by.
+
+    listening: its file descriptor; where the system does not know the option, it keeps what it likes.
+    """
+    option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+    if option is not None:
+        with socket.socket(fileno=os.dup(listening)) as sock, suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, option, UNSENT_BYTES)

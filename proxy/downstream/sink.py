@@ -46,6 +46,10 @@ class HttpSink:
     def __repr__(self) -> str:
         return f"<HttpSink head_sent={self.head_sent} keep_alive={self.keep_alive}>"
 
+    @property
+    def slow(self) -> bool:
+        return self._outlet.slow
+
     def start(self, status: int, lines: list[str], length: int | None = None, *, first: bytes = b"", close: bool = False) -> bool:
         if status in _BODILESS:
             self._bodiless = True

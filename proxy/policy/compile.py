@@ -15,7 +15,7 @@ from proxy.policy.contract import Clause
 from proxy.policy.crosscheck import cross_check
 from proxy.policy.document import Enough, Mistakes, Pairs, PolicyFileError, parse
 from proxy.policy.keys import AccessKey, KeyRing
-from proxy.policy.policyset import CompiledRoute, Globs, Policy, PolicySet, Scope, UpstreamConfig
+from proxy.policy.policyset import LARGEST_ANSWER_BYTES, CompiledRoute, Globs, Policy, PolicySet, Scope, UpstreamConfig
 from proxy.policy.prices import CLASSES, UNITS, PriceTable, unit_price, whole_price
 from proxy.policy.reading import BROKEN, Reader, Reading
 from proxy.policy.references import References
@@ -105,6 +105,7 @@ def _upstream(entry: Upstream) -> UpstreamConfig:
         open_s=breaker.open,
         page=entry.page,
         forward_headers=entry.forward_headers,
+        largest_answer=entry.largest_answer or LARGEST_ANSWER_BYTES,
     )
 
 

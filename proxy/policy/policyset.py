@@ -23,6 +23,8 @@ from proxy.timeouts import Timeouts
 
 # What a body may have where no policy says less: images and files inside a JSON body fit, a mistake does not fill the memory.
 DEFAULT_BODY_BYTES = 32 * 2**20
+# No answer of a model is near it; one that is larger has no end.
+LARGEST_ANSWER_BYTES = 256 * 2**20
 _MOST_CACHED = 4096
 _LONGEST_CACHED_NAME = 200
 
@@ -49,7 +51,7 @@ class Globs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpstreamConfig:
-    """One upstream. base_url: without a slash at its end. forward_headers: lower case.
+    """One upstream. base_url: without a slash at its end. forward_headers: lower case. largest_answer: bytes, of calls with a meter.
 
     attempts: tries of a call that it did not take. retry_percent: of its calls, tries beyond the first. failures: in a row, after which it
     is not asked for open_s; 0 = it always is. page: names under `pages` that are told when it refuses our credentials or is down.
@@ -64,6 +66,7 @@ class UpstreamConfig:
     open_s: float = 10.0
     page: tuple[str, ...] = ()
     forward_headers: tuple[str, ...] = ()
+    largest_answer: int = LARGEST_ANSWER_BYTES
 
 
 _SLACK_S = 60  # for the body, the tokenizer and the sweep

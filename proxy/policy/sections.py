@@ -29,6 +29,7 @@ from proxy.policy.values import (
     RoutingKey,
     Share,
     SigningSecret,
+    Size,
     Tier,
     Url,
     UsdEach,
@@ -88,6 +89,7 @@ class Upstream:
         "names under `pages` that are told when it refuses our credentials or its breaker opens; left out: the log only", default=()
     )
     forward_headers: tuple[Header, ...] = option("request headers passed on besides the usual ones", default=())
+    largest_answer: Size | None = option("how large an answer of a metered path may grow, about (256MiB)", default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ from proxy.telemetry.ended import Ended
 from proxy.telemetry.lines import MOST_STRING_BYTES, cut, cut_each, join_json, render_console, render_json, render_rest
 from proxy.telemetry.trace import TRACE_ID
 from proxy.telemetry.writer import LineWriter
+from proxy.timeouts import DEADLINES
 
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["json", "console"]
@@ -31,6 +32,7 @@ EVENTS: Mapping[str, str] = {
     "policy.rejected": "A policy file has mistakes; the version in force stays.",
     "policy.linted": "A policy file is valid, and some of it looks unintended.",
     "call.finished": "A call ended, one way or another. One line for each call.",
+    "edge.rejected": "Something came to the data port that was no request. One line a second at most, for all of them.",
     "upstream.broke": "An upstream could not be reached, was too slow or broke off.",
     "upstream.credentials_refused": "An upstream refused the credentials that the policy file gives us.",
     "upstream.opened": "An upstream failed call after call and is not asked for a while.",
@@ -81,6 +83,7 @@ FIELDS: Mapping[str, Field] = {
         str, "How the call ended: completed, refused, upstream_error, upstream_broken, client_gone, timed_out, drained."
     ),
     "error": Field(str, "Public error code."),
+    "deadline": Field(str, "Deadline that passed: " + ", ".join(DEADLINES) + "."),
     "refused_by": Field(str, "Policy and clause that refused, as `policy.clause`."),
     "clamped": Field(str, "Output caps that were lowered, as `field=before->after`."),
     # what it used and cost
@@ -132,6 +135,8 @@ FIELDS: Mapping[str, Field] = {
     "operation": Field(str, "What was asked of it."),
     "grace_s": Field(float, "How long running calls may still take."),
     "running": Field(int, "Calls that are running."),
+    "count": Field(int, "How many there were since the last such event."),
+    "reasons": Field(list, "Why, each as `reason=count`, by the reasons of `tollhouse_edge_rejections_total`."),
     "dropped": Field(int, "Lines that were lost since the last such event."),
     "where": Field(str, "Part of the program, or `module:line function`."),
     "logger": Field(str, "Name of a library's logger."),
@@ -217,6 +222,7 @@ class Log:
                 "status": kind.status,
                 "outcome": kind.ending,
                 "error": kind.error,
+                "deadline": kind.deadline,
                 "stream": kind.stream,
                 "usage_source": kind.usage_source,
                 "price_version": kind.price_version,

@@ -16,6 +16,7 @@ from proxy.policy.contract import Balance, Unit
 from proxy.telemetry.ended import Ended
 from proxy.telemetry.exposition import AnyFamily, render
 from proxy.telemetry.instruments import OTHER, Counter, Declaration, Family, Gauge, Histogram
+from proxy.timeouts import DEADLINES
 
 # Doubling from 10 ms, as the OpenTelemetry conventions for LLMs have it, and three more, since a long answer takes minutes.
 _CALL_BUCKETS = tuple(0.01 * 2**n for n in range(17))  # 0.01 … 655.36 s
@@ -40,6 +41,10 @@ DECLARED: Mapping[str, Declaration] = {
         "counter", "Calls that ended, by how they ended.", ("surface", "model", "key", "ending", "status"), most=1200
     ),
     "tollhouse_errors_total": Declaration("counter", "Calls that ended in an error, by public error code.", ("code",), most=60),
+    "tollhouse_deadlines_total": Declaration("counter", "Deadlines that passed, by name.", ("deadline",), most=len(DEADLINES)),
+    "tollhouse_edge_rejections_total": Declaration(
+        "counter", "What came to the data port and was no request, by reason.", ("reason",), most=16
+    ),
     "tollhouse_inflight_calls": Declaration("gauge", "Calls that are running."),
     "tollhouse_call_seconds": Declaration(
         "histogram",
@@ -146,10 +151,10 @@ class Series:
 class Metrics:
     """All metrics of one process. Counting is for the event loop's thread only.
 
-    version: of Tollhouse. surfaces: their names, so that each is there from the first scrape.
+    version: of Tollhouse. surfaces: their names, so that each is there from the first scrape; rejections: likewise, their reasons.
     """
 
-    def __init__(self, *, version: str, clock: Clock, surfaces: Iterable[str] = ()) -> None:
+    def __init__(self, *, version: str, clock: Clock, surfaces: Iterable[str] = (), rejections: Iterable[str] = ()) -> None:
         self._clock = clock
         self._families: list[AnyFamily] = []
         self._collect: list[Callable[[], None]] = []
@@ -163,6 +168,8 @@ class Metrics:
         self.build_info = self._gauge("tollhouse_build_info")
         self.calls = self._counter("tollhouse_calls_total")
         self.errors = self._counter("tollhouse_errors_total")
+        self.deadlines = self._counter("tollhouse_deadlines_total")
+        self.edge_rejections = self._counter("tollhouse_edge_rejections_total")
         self.inflight_calls = self._gauge("tollhouse_inflight_calls").child()
         self.call_seconds = self._histogram("tollhouse_call_seconds")
         self.stage_seconds = self._histogram("tollhouse_stage_seconds")
@@ -191,6 +198,10 @@ class Metrics:
         self._stages = tuple(self.stage_seconds.child(stage) for stage in STAGES)
         for surface in surfaces:
             self.call_seconds.child(surface)
+        for reason in rejections:
+            self.edge_rejections.child(reason)
+        for deadline in DEADLINES:
+            self.deadlines.child(deadline)
         for source in USAGE_SOURCES:
             self.usage_source.child(source)
         for kind in _PAGE_KINDS:
@@ -259,6 +270,12 @@ class Metrics:
             for family in (self.stage_seconds, self.first_token_seconds, self.call_seconds):
                 for histogram in family:
                     histogram.sort_in()
+
+    def rejected(self, reason: str, deadline: str | None) -> None:
+        """Count what was no request."""
+        self.edge_rejections.child(reason).inc()
+        if deadline is not None:
+            self.deadlines.child(deadline).inc()
 
     def budget_settled(self, balance: Balance) -> None:
         """Show where a budget stands. A balance that is not one of money in a window is passed over."""
@@ -339,6 +356,8 @@ class Metrics:
         if kind.error is not None:
             code = kind.error if kind.error in CODES else OTHER  # an upstream words its own
             yield self.errors.child(code)
+            if kind.deadline is not None:
+                yield self.deadlines.child(kind.deadline)
             if kind.ending in _UPSTREAM_ENDINGS and kind.upstream is not None:
                 yield self.upstream_errors.child(kind.upstream, code)
 

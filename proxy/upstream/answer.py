@@ -23,6 +23,9 @@ class Line(Protocol):
     def go_on(self) -> None:
         """Read again: what was buffered has been taken."""
 
+    def received_bytes(self) -> int:
+        """How much came over it in all, this answer's or another's."""
+
     def let_go(self, answer: "HttpAnswer") -> None:
         """The reader is done with the answer, whether or not it is whole."""
 
@@ -91,6 +94,8 @@ class HttpAnswer:
             if self.whole:
                 self.told = True
                 return b""
+            if self.held:
+                self._let_come()
             waiter = self._waiter = self._loop.create_future()
             await waiter
         return self.taken()
@@ -106,6 +111,16 @@ class HttpAnswer:
         """The contract's `received`."""
         return self.taken() if self.chunks else b""
 
+    def received_bytes(self) -> int:
+        """The contract's `received_bytes`."""
+        return 0 if self._line is None else self._line.received_bytes()
+
+    def hold(self) -> None:
+        """The contract's `hold`."""
+        if not (self.held or self.whole) and self._line is not None:
+            self.held = True
+            self._line.pause()
+
     async def pump(self, take: Take, take_chunk: TakeChunk | None = None) -> bool:
         """The contract's `pump`. One reader at a time."""
         while True:
@@ -117,6 +132,8 @@ class HttpAnswer:
             if self.whole:
                 self.told = True
                 return False
+            if self.held:
+                self._let_come()
             self.take, self.take_chunk = take, take_chunk
             waiter = self._waiter = self._loop.create_future()
             try:
@@ -126,6 +143,8 @@ class HttpAnswer:
                 self.take = self.take_chunk = None
 
     def close(self) -> None:
+        if self.held:
+            self._let_come()  # the connection may be another's next
         line, self._line = self._line, None
         if line is not None:
             line.let_go(self)
@@ -148,10 +167,14 @@ class HttpAnswer:
             taken = b"".join(chunks)
             chunks.clear()
         self.size = 0
-        if self.held and self._line is not None:
-            self.held = False
-            self._line.go_on()
+        if self.held:
+            self._let_come()
         return taken
+
+    def _let_come(self) -> None:
+        self.held = False
+        if self._line is not None:
+            self._line.go_on()
 
     def rest(self, error: Exception | None = None) -> None:
         """Whoever takes wants no more for now, or failed: the pump ends with that."""

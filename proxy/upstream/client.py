@@ -6,7 +6,7 @@ was accepted by a socket, the call is not repeated here. Only a connection that 
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 
 from proxy.upstream.answer import HttpAnswer
 from proxy.upstream.connection import PIECE_BYTES, Connection
@@ -75,9 +75,13 @@ class HttpUpstream:
                 return answer
         return None
 
-    async def open(self, ask: Ask, own: Sequence[str], body: Body, *, connect_timeout_s: float) -> HttpAnswer:
+    async def open(
+        self, ask: Ask, own: Sequence[str], body: Body, *, connect_timeout_s: float, progress: Callable[[], object] | None = None
+    ) -> HttpAnswer:
         """The contract's `open`."""
-        answer = self.send(ask, own, body) or await self._send_late(ask, own, body, connect_timeout_s)
+        progress = progress or _nothing
+        answer = self.send(ask, own, body) or await self._send_late(ask, own, body, connect_timeout_s, progress)
+        progress()
         body = ()  # its bytes need not wait for the answer
         try:
             while not answer.status:
@@ -87,7 +91,9 @@ class HttpUpstream:
             raise
         return answer
 
-    async def _send_late(self, ask: Ask, own: Sequence[str], body: Body, connect_timeout_s: float) -> HttpAnswer:
+    async def _send_late(
+        self, ask: Ask, own: Sequence[str], body: Body, connect_timeout_s: float, progress: Callable[[], object]
+    ) -> HttpAnswer:
         """`send` where it takes waiting: for a connection, or until all of the body is on its way."""
         pool = self._pool or self._start()
         rest: AsyncIterator[bytes] | memoryview | None = None
@@ -114,7 +120,8 @@ class HttpUpstream:
         answer.bodiless = ask.method == "HEAD"
         if rest is not None:
             try:
-                await connection.send_on(answer, rest)
+                progress()
+                await connection.send_on(answer, rest, progress)
             except BaseException:
                 answer.close()
                 raise
@@ -142,3 +149,7 @@ class HttpUpstream:
         self._dialer = Dialer(self._heads, lookup=self._lookup, now=loop.time, tls=self._tls, tunnel=self._tunnel)
         self._pool = Pool(self._dialer.dial, fields=self._fields, limits=self._limits, now=loop.time, loop=loop)
         return self._pool
+
+
+def _nothing() -> None:
+    """Nobody wants to know."""

@@ -20,7 +20,7 @@ import asyncio
 import re
 import select
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Protocol, cast
 
@@ -29,9 +29,9 @@ import httptools
 from proxy.upstream.answer import HttpAnswer
 from proxy.upstream.chunks import END, ONE_CHUNK, SIZE, data_at
 from proxy.upstream.fields import KeptFields
+from proxy.upstream.kernel import received_bytes
+from proxy.upstream.rules import MOST_FIELDS, MOST_HEAD_BYTES, fault_of
 
-MOST_HEAD_BYTES = 64 << 10
-MOST_FIELDS = 200
 # A body up to this leaves with its head in one write; a longer one follows in pieces of this size, as fast as the socket takes them.
 PIECE_BYTES = 128 << 10
 
@@ -157,24 +157,30 @@ class Connection(asyncio.Protocol):
         answer = self._answer = HttpAnswer(self, self._loop, self._received)
         return answer
 
-    async def send_on(self, answer: HttpAnswer, rest: memoryview | AsyncIterator[bytes]) -> None:
-        """Write what of the body `send` was not given. Errors: whatever `rest` raises; the answer says what else went wrong."""
-        answer.sending = True
-        await (self._pieces(answer, rest) if isinstance(rest, memoryview) else self._chunks(answer, rest))
+    async def send_on(self, answer: HttpAnswer, rest: memoryview | AsyncIterator[bytes], progress: Callable[[], object]) -> None:
+        """Write what of the body `send` was not given. Errors: whatever `rest` raises; the answer says what else went wrong.
 
-    async def _pieces(self, answer: HttpAnswer, rest: memoryview) -> None:
+        progress: called before every wait for the socket to take more.
+        """
+        answer.sending = True
+        await (self._pieces(answer, rest, progress) if isinstance(rest, memoryview) else self._chunks(answer, rest, progress))
+
+    async def _pieces(self, answer: HttpAnswer, rest: memoryview, progress: Callable[[], object]) -> None:
         for at in range(0, len(rest), PIECE_BYTES):
+            progress()
             if not await self._wanted(answer):
                 return
             self._transport.write(rest[at : at + PIECE_BYTES])
         answer.sending = False
 
-    async def _chunks(self, answer: HttpAnswer, chunks: AsyncIterator[bytes]) -> None:
+    async def _chunks(self, answer: HttpAnswer, chunks: AsyncIterator[bytes], progress: Callable[[], object]) -> None:
         async for chunk in chunks:
             if chunk:
+                progress()
                 if not await self._wanted(answer):
                     return
                 self._transport.writelines((b"%x\r\n" % len(chunk), chunk, b"\r\n"))
+        progress()
         if await self._wanted(answer):
             self._transport.write(b"0\r\n\r\n")
             answer.sending = False
@@ -211,6 +217,9 @@ class Connection(asyncio.Protocol):
     def go_on(self) -> None:
         if self._parser is not None and not self._transport.is_closing():
             self._transport.resume_reading()
+
+    def received_bytes(self) -> int:
+        return received_bytes(self._sock)
 
     def let_go(self, answer: HttpAnswer) -> None:
         if answer is not self._answer:
@@ -360,7 +369,7 @@ class Connection(asyncio.Protocol):
         status, version, headers = parser.get_status_code(), parser.get_http_version(), answer.headers
         plain = version == "1.1" and 200 <= status <= 599 and headers.get("transfer-encoding", "chunked") == "chunked"
         if not plain or self._dry_bytes > MOST_HEAD_BYTES or len(self._values) > MOST_FIELDS:
-            answer.fault = self._refused(status, version, headers)
+            answer.fault = fault_of(status, version, headers, self._values)
             if answer.fault is not None:
                 return
             if status < 200:
@@ -374,21 +383,6 @@ class Connection(asyncio.Protocol):
             answer.until_end = True
         if "keep-alive" in headers and (said := _TIMEOUT.search(headers["keep-alive"])) is not None:
             self.idle_s = float(said[1])
-
-    def _refused(self, status: int, version: str, headers: dict[str, str]) -> str | None:
-        """Why a head that llhttp accepts is not accepted here. Source: RFC 9112, sections 2.3, 6.1 and 6.3; RFC 9110, section 15."""
-        if len(self._values) > MOST_FIELDS or sum(map(len, self._values)) > MOST_HEAD_BYTES:
-            return "head too large"
-        if version != "1.1" and version != "1.0":
-            return "not HTTP/1"
-        if status == 101 or not 100 <= status <= 599:
-            return "impossible status"
-        coding = headers.get("transfer-encoding")
-        if status < 200 and (coding is not None or "content-length" in headers):
-            return "interim answer with a body"
-        if coding is not None and (coding.lower() != "chunked" or version == "1.0"):
-            return "unknown transfer coding"
-        return None
 
     def on_message_complete(self) -> None:
         answer, parser = self._answer, self._parser

@@ -53,6 +53,15 @@ class Answer(Protocol):
     def received(self) -> bytes:
         """What of the body has come and nobody took yet, without waiting; b"" for nothing."""
 
+    def hold(self) -> None:
+        """Have no more received, until whoever reads or pumps asks for it."""
+
+    def received_bytes(self) -> int:
+        """Bytes that came over its connection so far, framing and earlier answers included; 0 where that is not known.
+
+        Asked now and then, it costs nothing while bytes pass.
+        """
+
     async def pump(self, take: Take, take_chunk: TakeChunk | None = None) -> bool:
         """Hand the body out, piece by piece as it comes, until whoever takes says False: True then, and it may go on with another call.
 
@@ -82,8 +91,13 @@ class Upstream(Protocol):
         Errors: UpstreamError with `sent=False`.
         """
 
-    async def open(self, ask: Ask, own: Sequence[str], body: Body, *, connect_timeout_s: float) -> Answer:
+    async def open(
+        self, ask: Ask, own: Sequence[str], body: Body, *, connect_timeout_s: float, progress: Callable[[], object] | None = None
+    ) -> Answer:
         """Send a call and wait for the head of its answer. own: header lines of this call alone; body: the parts of a whole one, or chunks.
+
+        connect_timeout_s: for the way to the first byte that is sent: a turn in the queue, DNS, TCP, the tunnel and TLS.
+        progress: called whenever the socket has taken more of the call, the last time when it has all of it.
 
         Errors: UpstreamError with `sent=False` while no byte of the call was written (refused, unresolved, TLS, connect deadline);
         UpstreamError("upstream_broken") after that. May be cancelled at any point; the connection is then closed.

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Sequence
 from itertools import zip_longest
 
+from proxy.upstream.kernel import bound_buffers
 from proxy.upstream.resolve import Address
 
 # How long an attempt goes alone before the next address is tried beside it: the RFC's recommendation.
@@ -47,6 +48,7 @@ async def _attempt(address: Address) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
+        bound_buffers(sock)
         await asyncio.get_running_loop().sock_connect(sock, where)
     except BaseException:
         sock.close()

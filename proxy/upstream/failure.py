@@ -37,6 +37,7 @@ def late(error: BaseException, *, crowded: bool) -> UpstreamError:
         sent=False,
         ours=crowded,
         detail=_cause(error),
+        deadline="connect",
     )
 
 

@@ -2,6 +2,9 @@
 
 from collections.abc import Mapping
 
+# Methods whose requests have no body here. One that came with a body would be answered before its end was seen.
+BODILESS = frozenset({"GET", "HEAD", "DELETE"})
+
 
 class RequestHead:
     """Not changed once it is made. Equal only to itself, so that what is found out about it can be remembered by it.

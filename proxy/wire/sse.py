@@ -12,6 +12,7 @@ _END = re.compile(rb"(?>\r\n|\n|\r)(?>\r\n|\n|\r)")
 _LINE = re.compile(rb"\r\n|\n|\r")
 
 LATE_LF = b"\n"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 @lru_cache(maxsize=64)
@@ -103,7 +104,7 @@ def data_of(event: bytes) -> bytes | None:
     if event.startswith(b"data: ") and event.endswith(b"\n\n") and event.find(b"\n") == len(event) - 2 and event.find(b"\r") < 0:
         return event[6:-2]
     lines: list[bytes] = []
-    for line in _LINE.split(event.removeprefix(b"\xef\xbb\xbf")):
+    for line in _LINE.split(event.removeprefix(BYTE_ORDER_MARK)):
         name, _, value = line.partition(b":")
         if name == b"data":
             lines.append(value.removeprefix(b" "))

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from policies import KINDS
 from policies.budget import Budget
 from policies.concurrency import Concurrency
+from policies.heartbeat import Heartbeat
 from policies.max_tokens import MaxTokens
 from policies.models import Models
 from policies.on_disconnect import OnDisconnect
@@ -58,6 +59,7 @@ clauses = st.one_of(
     st.builds(TokenLimit, policy=st.just("p"), tokens=counts, per=st.just("minute"), by=st.sampled_from([("user",), ("model",)])),
     st.builds(Concurrency, policy=st.just("p"), calls=counts),
     st.builds(Budget, policy=st.just("p"), usd=counts, per=st.just("day")),
+    st.builds(Heartbeat, policy=st.just("p"), every=st.floats(1, 1000)),
     st.just(OnDisconnect(policy="p", do="cancel")),
     st.builds(
         OnDisconnect, policy=st.just("p"), do=st.just("drain"), for_at_most=st.none() | st.floats(0.001, 1000), most_bytes=counts
@@ -78,7 +80,7 @@ def outcome(call: Call, order: tuple[Clause, ...]) -> object:
             refusals.add((refusal.code, refusal.message))
     charges = {(c.limit, c.subject, c.amount, c.enforced) for clause in order for c in clause.charges(call)}
     edits, clamps = tuple(sorted(call.edits.items())), tuple(sorted(map(str, call.clamps.values())))
-    shaped = (call.model, call.cap, call.timeouts, call.drain, edits, clamps)
+    shaped = (call.model, call.cap, call.timeouts, call.drain, call.heartbeat, edits, clamps)
     return shaped, refusals, charges
 
 

@@ -127,7 +127,8 @@ async def test_every_field_of_a_kind_is_its_own_and_any_other_value_another_kind
     """What is remembered of one kind must never be said of a call of another."""
     refusal = Refusal("budget_exceeded", "", policy="everyone", clause="budget")
     broken = UpstreamError("upstream_broken", "")
-    several = [trip(), trip(refusal), trip(broken), trip(model="other"), trip(model_asked="other"), trip(stream=False)]
+    late = UpstreamError("upstream_broken", "", deadline="idle")
+    several = [trip(), trip(refusal), trip(broken), trip(late), trip(model="other"), trip(model_asked="other"), trip(stream=False)]
     several += [trip(principal=Principal(key="web2", user="ada")), trip(surface=replace(CALL.surface, name="embeddings"))]
     for name, value in {"upstream": "gpu", "status": 502, "usage_source": "counted"}.items():
         several.append(trip())
@@ -146,6 +147,7 @@ async def test_every_field_of_a_kind_is_its_own_and_any_other_value_another_kind
         status=200,
         ending="completed",
         error=None,
+        deadline=None,
         refused_by=None,
         clamps=(),
         usage_source="reported",
@@ -160,8 +162,8 @@ async def test_every_field_of_a_kind_is_its_own_and_any_other_value_another_kind
         books.accounts.tell()
     said = [line for line in books.lines() if line["event"] == "call.finished"]
     for kind, line in zip(kinds * 2, said, strict=True):
-        names = ("key", "surface", "model_asked", "upstream", "stream", "status", "error", "usage_source")
-        assert [line[name] for name in names] == [getattr(kind, name) for name in names]
+        names = ("key", "surface", "model_asked", "upstream", "stream", "status", "error", "deadline", "usage_source")
+        assert [line.get(name) for name in names] == [getattr(kind, name) for name in names]
 
 
 async def test_users_and_paths_make_no_kinds(books: Books) -> None:

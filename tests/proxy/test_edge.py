@@ -71,7 +71,10 @@ BAD_REQUESTS = [
     pytest.param("POST", CHAT_PATH, {**KEY, "content-type": "text/plain"}, 415, "unsupported_media_type", id="not JSON"),
     pytest.param("POST", CHAT_PATH, {**KEY, "content-encoding": "gzip"}, 415, "unsupported_media_type", id="compressed"),
     pytest.param("POST", CHAT_PATH, {**KEY, "upgrade": "h2c"}, 400, "upgrade_not_supported", id="upgrade"),
-    pytest.param("GET", CHAT_PATH, KEY, 405, "method_not_allowed", id="method"),
+    pytest.param("PUT", CHAT_PATH, KEY, 405, "method_not_allowed", id="method"),
+    pytest.param("GET", CHAT_PATH, KEY, 400, "bad_request", id="GET with a body"),
+    pytest.param("POST", CHAT_PATH, {**KEY, "expect": "a-miracle"}, 417, "expectation_failed", id="expectation"),
+    pytest.param("POST", "/v1/" + "x" * 9000, KEY, 414, "target_too_long", id="long target"),
     pytest.param("TRACE", CHAT_PATH, KEY, 405, "method_not_allowed", id="TRACE"),
     pytest.param("POST", "/v1/videos", KEY, 403, "path_not_metered", id="no meter"),
     pytest.param("POST", "/", KEY, 404, "not_found", id="root"),
@@ -108,7 +111,6 @@ MALFORMED = [
     ),
     pytest.param(b"POST /v1/models HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n", id="two lengths"),
     pytest.param(b"canary\r\n\r\n", id="no request line"),
-    pytest.param(b"GET /v1/models HTTP/1.1\r\nhost: x\r\nx-long: " + b"canary" * 8000 + b"\r\n\r\n", id="long header"),
     pytest.param(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", id="TLS"),
 ]
 
@@ -178,8 +180,56 @@ async def test_a_transfer_coding_that_we_would_not_undo_is_refused(tmp_path: Pat
     async with FakeUpstream() as upstream, House(policy(), upstream.url + "/v1", tmp_path) as house:
         request = head + b"transfer-encoding: gzip, chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
         answer = await raw_exchange("127.0.0.1", house.app.data_address[1], request)
+    assert answer.split()[1] == b"501"
+    assert error_of(answer.partition(b"\r\n\r\n")[2])["code"] == "coding_not_supported"
+    assert upstream.received_bytes == 0
+
+
+async def test_a_head_that_is_too_large_is_431_and_quotes_nothing(tmp_path: Path) -> None:
+    head = b"GET /v1/models HTTP/1.1\r\nhost: x\r\nx-long: " + b"canary" * 8000 + b"\r\n\r\n"
+    async with FakeUpstream() as upstream, House(policy(), upstream.url + "/v1", tmp_path) as house:
+        answer = await raw_exchange("127.0.0.1", house.app.data_address[1], head)
+    assert answer.split()[1] == b"431"
+    assert error_of(answer.partition(b"\r\n\r\n")[2])["code"] == "head_too_large"
+    assert b"canary" not in answer
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE"])
+@pytest.mark.parametrize("body", [b"0\r\n\r\n", b"zz\r\n", b"2\r\n{}xx\r\n"])
+async def test_a_body_where_none_can_be_reaches_no_upstream(tmp_path: Path, method: str, body: bytes) -> None:
+    head = f"{method} /v1/responses/r HTTP/1.1\r\nhost: x\r\nauthorization: Bearer app-key\r\ntransfer-encoding: chunked\r\n\r\n"
+    async with FakeUpstream() as upstream, House(policy(), upstream.url + "/v1", tmp_path) as house:
+        answer = await raw_exchange("127.0.0.1", house.app.data_address[1], head.encode() + body)
     assert answer.split()[1] == b"400"
     assert upstream.received_bytes == 0
+
+
+async def test_names_that_look_like_others_to_whoever_makes_variables_of_them_go_nowhere(tmp_path: Path) -> None:
+    """`x_user` is no `x-user`: it names nobody here, and never reaches an upstream that could take it for one."""
+    odd = [
+        "authorization_",
+        "api_key: app-key",
+        "x_api_key: k",
+        "x_user: eve",
+        "x_request_id: r",
+        "content_type: t",
+        "x_stainless_lang: l",
+    ]
+    fields = "".join(f"{line if ':' in line else line + ': k'}\r\n" for line in odd)
+    body = chat()
+    head = (
+        f"POST {CHAT_PATH} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{fields}content-type: application/json\r\n"
+        f"content-length: {len(body)}\r\n"
+    )
+    async with FakeUpstream(default=json_answer(200, {})) as upstream, House(policy(), upstream.url + "/v1", tmp_path) as house:
+        unknown = await raw_exchange("127.0.0.1", house.app.data_address[1], f"{head}\r\n".encode() + body)
+        known = f"{head}authorization: Bearer app-key\r\nx-user: ada\r\n\r\n".encode() + body
+        answer = await raw_exchange("127.0.0.1", house.app.data_address[1], known)
+        lines = await house.logged("call.finished", 2)
+    assert (unknown.split()[1], answer.split()[1]) == (b"401", b"200")
+    assert lines[1]["user"] == "ada"
+    [request] = upstream.requests
+    assert not [name for name, _ in request.headers if "_" in name]
 
 
 async def test_a_client_that_leaves_while_it_sends_its_body_is_no_fault_of_ours(tmp_path: Path) -> None:
@@ -195,11 +245,18 @@ async def test_a_client_that_leaves_while_it_sends_its_body_is_no_fault_of_ours(
     assert upstream.received_bytes == 0
 
 
-async def test_a_head_that_never_ends_is_cut_off(tmp_path: Path) -> None:
+async def test_a_head_that_never_ends_is_408_and_seen(tmp_path: Path) -> None:
     async with FakeUpstream() as upstream:
         async with House(policy(), upstream.url + "/v1", tmp_path, env={"TOLLHOUSE_HEADER_S": "0.1"}) as house:
             answer = await raw_exchange("127.0.0.1", house.app.data_address[1], b"POST /v1/chat/completions HTTP/1.1\r\nhost:")
-    assert answer == b""
+            [line] = await house.logged("edge.rejected")
+            metrics = await house.metrics()
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    error = error_of(answer.partition(b"\r\n\r\n")[2])
+    assert (error["code"], "deadline: header_read" in error["message"]) == ("request_timeout", True)
+    assert (line["count"], line["reasons"]) == (1, ["header_read=1"])
+    assert 'tollhouse_deadlines_total{deadline="header_read"} 1\n' in metrics
+    assert 'tollhouse_edge_rejections_total{reason="header_read"} 1\n' in metrics
 
 
 async def test_a_body_that_never_comes_is_408(tmp_path: Path) -> None:

@@ -366,7 +366,11 @@ async def test_each_deadline_of_the_upstream_ends_the_call_and_is_named(
             request = await upstream.arrived()
             await asyncio.wait_for(request.played.wait(), 5)
             [line] = await house.logged("call.finished")
+            [broke] = await house.logged("upstream.broke")
+            metrics = await house.metrics()
     assert f"deadline: {stage}" in body.decode()
+    assert line["deadline"] == broke["deadline"] == stage
+    assert f'tollhouse_deadlines_total{{deadline="{stage}"}} 1\n' in metrics
     assert status == (200 if stream else 504)
     assert b"[DONE]" not in body
     assert line["outcome"] == "timed_out"
@@ -442,3 +446,20 @@ async def test_a_slow_upstream_write_is_backpressured_by_a_client_that_does_not_
             writer.transport.abort()
             await asyncio.wait_for(request.played.wait(), 5)
             assert reader is not None
+
+
+async def test_an_answer_without_end_is_ended_by_its_size(tmp_path: Path) -> None:
+    text = policy().replace("retries:", "largest_answer: 1MiB, retries:")
+    other = b"data: " + b'{"choices":[{"index":0,"delta":{"content":"' + b"x" * 60_000 + b'"}}]}' + b"\n\n"
+    endless = [sse_answer([])[0], *[Send(b"%x\r\n%b\r\n" % (len(other), other))] * 40_000]
+    async with FakeUpstream() as upstream, House(text, upstream.url + "/v1", tmp_path) as house:
+        upstream.queue(endless)
+        size = 0
+        async with house.open_stream({**CHAT, "stream": True}) as answer, asyncio.timeout(30):
+            while piece := await answer.content.readany():
+                size, last = size + len(piece), piece
+        [line] = await house.logged("call.finished")
+    assert b'"code":"answer_too_large"' in last
+    assert 1 << 20 < size < len(other) * 40_000
+    assert (line["error"], line["deadline"], line["outcome"]) == ("answer_too_large", None, "upstream_error")
+    assert line["output_tokens"] > 0

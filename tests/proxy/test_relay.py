@@ -80,6 +80,12 @@ class Answer:
                 return True
         return False
 
+    def received_bytes(self) -> int:
+        return 0
+
+    def hold(self) -> None:
+        pass
+
     def close(self) -> None:
         raise AssertionError("closing is not the relay's")
 
@@ -92,7 +98,7 @@ class Sink:
         self._quick = quick
         self._fails = fails
         self._writes = 0
-        self.head_sent = False
+        self.head_sent = self.slow = False
         self.sent = b""
 
     def start(self, status: int, lines: list[str], length: int | None = None, *, first: bytes = b"", close: bool = False) -> bool:
@@ -174,6 +180,7 @@ class Journey:
         loop: Any = time
         assert task is not None
         self.watch = Watch(task, loop)
+        self.watch.bound(1000, "first_byte", 60)
 
         await relay(self, self.answer, self.sink, self.meter, self.watch, TIMEOUTS)
 
@@ -187,6 +194,9 @@ class Journey:
 
     def first_token(self) -> None:
         self.note("first token")
+
+    def most_bytes(self) -> float:
+        return 1000
 
     def secrets(self) -> tuple[str, ...]:
         return ("canary",)

@@ -18,6 +18,7 @@ from typing import Any, Self, TypeVar
 
 from proxy.downstream.arrival import HttpArrival
 from proxy.downstream.listener import Listener
+from proxy.downstream.rules import Rejection
 from proxy.downstream.sink import HttpSink
 from proxy.errors import ProxyError
 
@@ -89,7 +90,7 @@ class Answered:
 class Door:
     """A listener on a free port. begun: every request that was handed to the handler; cancelled, finished: how many ended so.
 
-    malformed: how often the client was told that it sent no request.
+    rejected: why clients were told that they sent no request.
     """
 
     def __init__(self, handler: Handler = echo) -> None:
@@ -97,10 +98,10 @@ class Door:
         self.begun: list[HttpArrival] = []
         self.finished = 0
         self.cancelled = 0
-        self.malformed = 0
+        self.rejected: list[str] = []
         self.faults: list[dict[str, Any]] = []
         self.wall_s = 1_800_000_000.0
-        self.listener = Listener(answer=self._answer, malformed=self._malformed, wall_s=lambda: self.wall_s)
+        self.listener = Listener(answer=self._answer, reject=self._reject, wall_s=lambda: self.wall_s)
         self.port = 0
 
     async def __aenter__(self) -> Self:
@@ -157,9 +158,9 @@ class Door:
             sink.abort()
         self.finished += 1
 
-    async def _malformed(self, sink: HttpSink) -> None:
-        self.malformed += 1
-        sink.whole(b"malformed", 400, ["x-asked: nothing"])
+    async def _reject(self, sink: HttpSink, rejection: Rejection) -> None:
+        self.rejected.append(rejection.reason)
+        sink.whole(b"no request", rejection.error.status, ["x-asked: nothing"])
         await sink.room()
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from proxy.downstream.arrival import HttpArrival
 from proxy.downstream.connection import ClientConnection
 from proxy.downstream.known import LONGEST_HEAD_BYTES, MOST_HEADS, KnownHead, KnownHeads, parts_of
+from proxy.downstream.rules import Rejection
 from proxy.downstream.sink import HttpSink
 from proxy.wire.request import RequestHead
 from tests.proxy.downstream.door import GET, Door, get, post
@@ -84,8 +85,8 @@ class Owner:
         sink.whole(body or b"", 200, ["x: y"])
         await sink.room()
 
-    async def malformed(self, sink: HttpSink) -> None:
-        self.seen.append("malformed")
+    async def reject(self, sink: HttpSink, rejection: Rejection) -> None:
+        self.seen.append(rejection.reason)
         sink.whole(b"", 400, ["x: y"])
         await sink.room()
 

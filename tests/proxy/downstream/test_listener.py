@@ -1,11 +1,14 @@
 """A port: how its connections end, when nobody asks for anything, when a client dawdles, and when it is closed."""
 
 import asyncio
+import os
+import socket
+import sys
 
 import pytest
 
 from proxy.downstream.arrival import HttpArrival
-from proxy.downstream.listener import KEEPALIVE_S
+from proxy.downstream.listener import KEEPALIVE_S, UNSENT_BYTES
 from proxy.downstream.sink import HttpSink
 from tests.proxy.downstream.door import GET, Door, echo, get, move_time, post, turns
 
@@ -61,9 +64,9 @@ async def test_a_head_that_trickles_in_is_cut_off_by_its_first_byte_s_time(used:
             await late(door, 1)
             assert door.connections == 1, at
         await late(door, 2)
-        await turns(lambda: door.connections == 0)
+        assert (await caller.answer()).status == 408
         assert await caller.ended() == b""
-    assert len(door.begun) == used
+    assert (len(door.begun), door.rejected) == (used, ["header_read"])
 
 
 async def test_a_head_that_trickles_in_behind_a_running_call_has_its_time_once_that_is_answered() -> None:
@@ -83,6 +86,18 @@ async def test_a_head_that_trickles_in_behind_a_running_call_has_its_time_once_t
         await late(door, HEADER_S - 1)
         assert door.connections == 1
         await late(door, 2)
+        answer = await caller.answer()
+        assert (answer.status, answer.fields["connection"]) == (408, "close")
+        assert await caller.ended() == b""
+    assert door.rejected == ["header_read"]
+
+
+async def test_a_client_that_does_not_take_its_408_is_let_go_in_bounded_time() -> None:
+    async with Door() as door, door.caller() as caller:
+        await caller.send(GET[:5])
+        await turns(lambda: any(c.waiting_for == "head" for c in door.listener._connections))
+        for _ in range(4):
+            await late(door, 100)
         await turns(lambda: door.connections == 0)
 
 
@@ -168,3 +183,13 @@ async def test_closing_cancels_what_still_runs_and_leaves_nothing_open() -> None
         assert settled.is_set()
         await turns(lambda: door.connections == 0)
     assert door.cancelled == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="how an accepted socket takes an option over is each system's own affair")
+async def test_what_the_system_keeps_for_a_client_that_does_not_read_is_bounded() -> None:
+    async with Door() as door, door.caller() as caller:
+        await caller.send(GET)
+        await caller.answer()
+        [connection] = door.listener._connections
+        with socket.socket(fileno=os.dup(connection._transport.get_extra_info("socket").fileno())) as sock:
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == UNSENT_BYTES

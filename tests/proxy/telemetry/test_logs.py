@@ -15,6 +15,7 @@ from proxy.call import Call, Clamp, Kind, Principal, Usage
 from proxy.errors import ProxyError
 from proxy.telemetry.lines import MOST_LINE_BYTES, cut, render_json
 from proxy.telemetry.logs import EVENTS, FIELDS, Log
+from proxy.timeouts import DEADLINES
 from tests.clock import FakeClock
 from tests.ended import ENDED, KIND, REFUSED, REFUSED_KIND, START_NS, EndedCall
 
@@ -143,6 +144,7 @@ def told(kind: Kind, call: EndedCall) -> dict[str, Any]:
         "cost_nanousd": call.cost_nanousd,
         "price_version": kind.price_version,
         "policy_version": kind.policy_version,
+        "deadline": kind.deadline,
         "refused_by": ".".join(kind.refused_by) if kind.refused_by else None,
         "clamped": ", ".join(map(str, kind.clamps)) or None,
         "admit_ms": ms(call.admitted_ns),
@@ -183,6 +185,7 @@ def test_the_line_of_a_call_says_who_asked_what_how_it_ended_and_what_it_cost(wr
         "cost_nanousd": 1_234_567,
         "price_version": "2026-11",
         "policy_version": "v7",
+        "deadline": None,
         "refused_by": None,
         "clamped": "max_tokens=8000->1024, max_completion_tokens=none->1024",
         "admit_ms": 0.5,
@@ -272,6 +275,7 @@ KINDS = st.builds(
     status=st.integers(min_value=0, max_value=599),
     ending=st.sampled_from(("completed", "refused", "client_gone")),
     error=st.none() | TEXT,
+    deadline=st.none() | st.sampled_from(DEADLINES),
     refused_by=st.none() | st.just(("everyone", "budget")),
     clamps=st.sampled_from(((), CLAMPS)),
     usage_source=st.sampled_from((None, "reported", "counted", "estimated")),

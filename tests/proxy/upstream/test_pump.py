@@ -198,3 +198,33 @@ async def test_nothing_of_a_message_behind_the_answer_is_taken_for_the_answer_s(
     with pytest.raises(UpstreamError) as caught:
         await pumping
     assert (caught.value.code, taker.pieces) == ("upstream_broken", [b"one"])
+
+
+async def test_what_is_held_comes_again_for_whoever_asks_for_more_or_uses_the_connection_next() -> None:
+    wire = Wire()
+    answer = wire.asked()
+    answer.hold()
+    answer.hold()
+    assert wire.told == ["pause"]
+    pumping = asyncio.ensure_future(answer.pump(lambda piece: False))
+    await asyncio.sleep(0)
+    assert wire.told == ["pause", "go on"]
+    wire.comes(b"a")
+    assert await pumping is True
+    answer.hold()
+    reading = asyncio.ensure_future(answer.read())
+    await asyncio.sleep(0)
+    assert wire.told == ["pause", "go on"] * 2
+    wire.comes(b"b")
+    assert await reading == b"b"
+    answer.hold()
+    answer.close()
+    assert wire.told[:6] == ["pause", "go on"] * 3
+
+
+async def test_nothing_is_held_of_an_answer_that_is_whole() -> None:
+    wire = Wire()
+    answer = wire.asked()
+    wire.connection.data_received(b"0\r\n\r\n")
+    answer.hold()
+    assert wire.told == []
