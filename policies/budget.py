@@ -51,6 +51,9 @@ class Budget(Clause):
         object.__setattr__(self, "_strict", (self.holds or ("strict" if self.when_spent == "reject" else "optimistic")) == "strict")
         object.__setattr__(self, "_toll", Toll(limit, self.by, enforced=self.when_spent == "reject"))
 
+    def counts(self) -> bool:
+        return self.when_spent == "reject"
+
     def charges(self, call: Call) -> tuple[Charge, ...]:
         # A call that can cost nothing is not held up by a budget that others have spent.
         if call.price is None or (call.price.free and not call.tools):

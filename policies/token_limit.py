@@ -37,6 +37,9 @@ class TokenLimit(Clause):
         # Once, not for every call: the value is frozen from here on.
         object.__setattr__(self, "_toll", Toll(limit, self.by))
 
+    def counts(self) -> bool:
+        return True
+
     def charges(self, call: Call) -> tuple[Charge, ...]:
         held = call.held_tokens if self.holds == "strict" else call.typical_tokens
         if not held:

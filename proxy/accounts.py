@@ -10,20 +10,24 @@ from typing import Any
 
 from proxy.call import Kind
 from proxy.errors import UpstreamError
-from proxy.policy.contract import Balance
+from proxy.policy.contract import Balance, Rate
+from proxy.state.arithmetic import NS, pace, retry_after_ns, take
 from proxy.telemetry.faults import report
 from proxy.telemetry.logs import CallLine, Log
 from proxy.telemetry.metrics import Metrics, Series
 from proxy.trip import Trip
 
 _GATHER_S = 0.01
+# Lines of calls that were refused before it was known who calls: anybody may cause those, as many as he likes.
+_STRANGERS = pace(Rate(amount=10, per_s=1, burst=100))
+_SAY_NS = 10 * NS
 # Models and an upstream's error codes are part of a kind, so neither how many are remembered nor how long they are is up to whoever
 # sends them. One kind takes about 2 KiB.
 MOST_KINDS = 1024
 MOST_NAME_CHARS = 512
 
 
-_Told = tuple[CallLine | None, Series]  # what is remembered of a kind of call; no line where none is written
+_Told = tuple[CallLine | None, Series, bool]  # what is remembered of a kind of call: no line where none is written; whether few are
 
 
 class Accounts:
@@ -41,6 +45,7 @@ class Accounts:
         self._loop = loop
         self._ended: list[Trip] = []
         self._kinds: dict[tuple[Any, ...], _Told] = {}
+        self._strangers = self._thinned = self._since_ns = 0  # a bucket; lines left out, and since when
         metrics.when_labels_change(self._kinds.clear)
 
     def finished(self, trip: Trip) -> None:
@@ -56,8 +61,8 @@ class Accounts:
         for trip in ended:
             try:
                 kind = trip.kind()
-                line, series = self._kinds.get(kind) or self._meet(Kind(*kind))
-                if line is not None:
+                line, series, stranger = self._kinds.get(kind) or self._meet(Kind(*kind))
+                if line is not None and not (stranger and self._left_out(trip.ended_ns)):
                     lines.append(self._log.call_finished(line, trip, ts))
                 self._metrics.call_finished(series, trip)
                 if trip.error is not None and isinstance(trip.error, UpstreamError):
@@ -72,13 +77,26 @@ class Accounts:
 
     def _meet(self, kind: Kind) -> _Told:
         """A kind of call that is not remembered. It is from here on, if its names are not too long."""
-        told = self._log.call_line(kind), self._metrics.series(kind)
+        told = self._log.call_line(kind), self._metrics.series(kind), kind.ending == "refused" and not kind.key
         outside = (kind.model_asked, kind.model, kind.model_served, kind.error)
         if sum(len(name) for name in outside if name) <= MOST_NAME_CHARS:
             if len(self._kinds) >= MOST_KINDS:
                 self._kinds.clear()
             self._kinds[kind] = told
         return told
+
+    def _left_out(self, now_ns: int) -> bool:
+        """Whether a line of somebody unknown is one too many. How many were is said now and then, before one that is not."""
+        if retry_after_ns(_STRANGERS, self._strangers, now_ns, 1):
+            self._since_ns = self._since_ns if self._thinned else now_ns
+            self._thinned += 1
+            self._metrics.log_thinned.inc()
+            return True
+        self._strangers = take(_STRANGERS, self._strangers, now_ns, 1)
+        if self._thinned and now_ns - self._since_ns >= _SAY_NS:
+            self._log.event("log.thinned", level="warning", left_out=self._thinned)
+            self._thinned = 0
+        return False
 
     def would_refuse(self, policy: str, clause: str) -> None:
         self._metrics.refusals.child(policy, clause, "shadow").inc()

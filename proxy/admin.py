@@ -10,6 +10,7 @@ from typing import Any
 
 import orjson
 
+from proxy import descriptors
 from proxy.downstream.arrival import HttpArrival
 from proxy.downstream.listener import Listener
 from proxy.downstream.rules import Rejection
@@ -38,7 +39,7 @@ class Admin:
         self._render = render
         self._policies = policies
         self._token = token
-        self.listener = Listener(answer=self._answer, reject=self._reject, wall_s=wall_s)
+        self.listener = Listener(answer=self._answer, reject=self._reject, wall_s=wall_s, most=descriptors.ADMIN)
 
     def __repr__(self) -> str:
         return f"<Admin {self.listener!r}>"

@@ -5,17 +5,20 @@
 The rule a reader could break: a body is read only after its caller is known, and nothing is held before every check has passed.
 """
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from proxy.allowance import denial_message
-from proxy.call import Call, Surface
+from proxy.call import Call, Principal, Surface
 from proxy.clock import Clock
 from proxy.counting import count_input
 from proxy.deadlines import Watch
 from proxy.entry import Entry
 from proxy.errors import InvalidCall, NotAdmitted, Refusal
 from proxy.fitting import hold_less
+from proxy.guesses import Guesses
+from proxy.overload import SMALL_BYTES, Overload
 from proxy.policy.contract import NANOUSD, TOKENS, Unit
 from proxy.policy.policyset import Plan, PolicySet, charges
 from proxy.policy.prices import PriceTable
@@ -30,6 +33,7 @@ from proxy.wire.hosted import ANY_TOOL, UNPAID, offered
 from proxy.wire.inputs import hides_input
 from proxy.wire.request import RequestHead
 from proxy.wire.surfaces import PASSTHROUGH, ROOT, canonical, surface_of, why_unmetered
+from proxy.wire.weight import LIGHT_BYTES, weigh
 
 # What a model reads and writes at most, when a call does not show it and the price table does not know the model.
 MOST_CONTEXT = 1_000_000
@@ -48,6 +52,8 @@ class Admission:
     tokenizer: Tokenizer
     clock: Clock
     observer: Observer
+    guesses: Guesses
+    overload: Overload
     body_s: float
     pseudonym: str
     _entries: dict[RequestHead, Entry] = field(default_factory=dict, init=False, repr=False)
@@ -64,15 +70,41 @@ class Admission:
         trip.entry = entry
         return entry
 
-    async def read(self, entry: Entry, arrival: Arrival, watch: Watch) -> bytes:
-        """The body of a metered call, which is not here yet, or too large. Errors: InvalidCall."""
+    async def read(self, entry: Entry, arrival: Arrival, watch: Watch) -> tuple[bytes, int]:
+        """The body of a metered call that is not small, or not here yet, as of `at_hand`. Errors: InvalidCall, Overloaded."""
         watch.expect("body_read", self.body_s)
-        received = await arrival.read(entry.most_bytes)
+        received = await self._receive(arrival, entry.most_bytes)
         watch.expect_nothing()
         if received is None:
             whose = f"Policy '{entry.bounded_by}' accepts" if entry.bounded_by else "The proxy accepts"
             raise InvalidCall("request_too_large", f"{whose} bodies of up to {entry.most_bytes} bytes.", close=True)
+        if len(received[0]) > LIGHT_BYTES and entry.boundary is None:
+            for _ in weigh(received[0], received[1]):
+                await asyncio.sleep(0)
         return received
+
+    async def _receive(self, arrival: Arrival, most_bytes: int) -> tuple[bytes, int] | None:
+        """A body for which there is room, None when it is longer than `most_bytes`. One that does not say how long it is gets more room as
+        it grows.
+        """
+        room = SMALL_BYTES if arrival.length is None else arrival.length
+        if room > most_bytes:
+            return None
+        held = 0
+        try:
+            while True:
+                self.overload.hold(room - held)
+                held = room
+                if (here := arrival.at_hand(room)) is not None:
+                    return here
+                received = await arrival.read(room)
+                if received is not None:
+                    return received, 0
+                if room == most_bytes or arrival.length is not None:
+                    return None
+                room = min(2 * room, most_bytes)
+        finally:
+            self.overload.received(held)
 
     def shape(self, trip: Trip, received: tuple[bytes, int] | None) -> None:
         """The call as every policy wants it: all rewrites, then all refusals of what came of them; nothing is held yet.
@@ -109,12 +141,7 @@ class Admission:
         if head.repeated:
             refuse_ambiguous(head.repeated)
         call.path, query = canonical(head.target)
-        call.principal = policies.identify(
-            presented=presented_key(headers.get("authorization"), headers.get("api-key")),
-            header=headers.get,
-            loopback=arrival.loopback,
-            now_s=now_s,
-        )
+        call.principal = self._identify(policies, arrival, now_s)
         call.surface = _surface(policies, call.path, head.method)
         if not _TELLING.isdisjoint(headers):
             self._refuse_odd(headers)
@@ -130,11 +157,28 @@ class Admission:
             surface=call.surface,
             boundary=boundary,
             most_bytes=most_bytes,
+            small_bytes=min(most_bytes, SMALL_BYTES),
             bounded_by=bounded_by,
         )
         if head.known:
             self._remember(head, entry)
         return entry
+
+    def _identify(self, policies: PolicySet, arrival: Arrival, now_s: float) -> Principal:
+        """Who calls. Errors: NotAdmitted, also for a key that is not looked at because too many were wrong; InvalidCall."""
+        headers = arrival.head.headers
+        presented = presented_key(headers.get("authorization"), headers.get("api-key"))
+        if presented:
+            self.guesses.look(presented, policies.keys, arrival.source)
+        try:
+            principal = policies.identify(presented=presented, header=headers.get, loopback=arrival.loopback, now_s=now_s)
+        except NotAdmitted as error:
+            if error.code == "invalid_api_key":
+                self.guesses.wrong(arrival.source)
+            raise
+        if presented:
+            self.guesses.right(presented, policies.keys)
+        return principal
 
     def _remember(self, head: RequestHead, entry: Entry) -> None:
         """All go together, when they are too many or no longer hold, and come back one by one."""

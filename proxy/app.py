@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import gc
 import os
-import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import uvloop
 
-from proxy import __version__
+from proxy import __version__, descriptors
 from proxy.accounts import Accounts
 from proxy.admin import Admin
 from proxy.admission import Admission
@@ -28,7 +27,10 @@ from proxy.dispatch import Dispatch
 from proxy.downstream.rules import REASONS
 from proxy.edge import Edge
 from proxy.errors import StateUnavailable
+from proxy.guesses import Guesses
 from proxy.health import Health, Healths
+from proxy.memory import Memory, bounds
+from proxy.overload import Overload
 from proxy.pager import Pager
 from proxy.pipeline import DRAIN, Pipeline
 from proxy.policy.contract import Clause
@@ -37,9 +39,9 @@ from proxy.policy.lints import lints
 from proxy.policy.policyset import PolicySet, UpstreamConfig
 from proxy.policy.shelf import Loaded, Shelf
 from proxy.rejections import Rejections
-from proxy.retries import ROLL_S
 from proxy.settings import Settings, SettingsError
 from proxy.settlement import Settlement
+from proxy.signals import stop_signals
 from proxy.sinks import sinks_of
 from proxy.spenders import Spenders
 from proxy.standing import Standing
@@ -50,6 +52,7 @@ from proxy.telemetry.metrics import Metrics
 from proxy.tokens import Tokenizer
 from proxy.upstream.client import HttpUpstream
 from proxy.upstream.tunnel import Proxies
+from proxy.vigil import Vigil
 from proxy.wire.headers import READ_OF_ANSWERS
 from proxy.wire.surfaces import PASSTHROUGH, SURFACES
 
@@ -105,6 +108,18 @@ class App:
         )
         accounts = self.accounts = Accounts(log=log, metrics=self.metrics, changed=store.changed, loop=loop)
         pseudonym = f"tollhouse-{chance(4).hex()}"
+        most = descriptors.most_calls(descriptors.limit())
+        memory = Memory(bounds(settings.memory_limit))
+        self.metrics.memory_limit.set(memory.limit)
+        self.overload = Overload(
+            memory=memory,
+            max_calls=settings.max_calls or most,
+            now=loop.time,
+            random=chance,
+            log=log,
+            shed=self.metrics.shed,
+            gauge=self.metrics.overloaded,
+        )
         self.settlement = Settlement(tokenizer=self.tokenizer, notify=self.pager.notify, spenders=spenders)
         self.pipeline = Pipeline(
             policies=lambda: shelf.current,
@@ -113,6 +128,8 @@ class App:
                 tokenizer=self.tokenizer,
                 clock=self.clock,
                 observer=accounts,
+                guesses=Guesses(self.clock, counted=lambda code: self.metrics.wrong_keys.child(code).inc()),
+                overload=self.overload,
                 body_s=settings.body_s,
                 pseudonym=pseudonym,
             ),
@@ -129,15 +146,24 @@ class App:
             clock=self.clock,
             random=chance,
             observer=accounts,
+            overload=self.overload,
         )
         self.rejections = Rejections(log=log, metrics=self.metrics, loop=loop)
-        self.edge = Edge(self.pipeline, rejected=self.rejections.add)
+        self.edge = Edge(self.pipeline, rejected=self.rejections.add, most_connections=settings.max_connections or most)
         self.admin = Admin(
             ready=lambda: not self.pipeline.draining,
             render=self.metrics.render,
             policies=lambda: shelf.current,
             token=settings.admin_token,
             wall_s=self.clock.wall_s,
+        )
+        self.vigil = Vigil(
+            overload=self.overload,
+            pipeline=self.pipeline,
+            listeners=(self.edge.listener, self.admin.listener),
+            healths=self.healths,
+            header_s=settings.header_s,
+            lag=self.metrics.loop_lag_seconds,
         )
         self.metrics.before_render(self.accounts.tell)
         self.metrics.before_render(self._collect)
@@ -178,7 +204,7 @@ class App:
             app.admin_address = await _opened(app.admin.listener.listen, settings.admin_listen, flag="--admin-listen")
             app._background = [
                 asyncio.create_task(app._watch_policies(), name="policies"),
-                asyncio.create_task(app._watch_loop(), name="loop"),
+                asyncio.create_task(app.vigil.run(), name="vigil"),
                 asyncio.create_task(app.pager.run(), name="pager"),
             ]
             undo.pop_all()
@@ -198,7 +224,7 @@ class App:
 
     async def drain(self, pressed: asyncio.Event) -> None:
         """No new calls; running ones finish within the grace, then end honestly; everything is settled. pressed: wait no longer."""
-        self.pipeline.draining = True
+        self.pipeline.drain()
         self.log.event("server.draining", running=self.pipeline.inflight, grace_s=self.settings.drain_s)
         self.edge.listener.stop_accepting()
         waiting = {asyncio.ensure_future(self.pipeline.idle()), asyncio.ensure_future(pressed.wait())}
@@ -319,19 +345,10 @@ class App:
 
     # ── what is measured now and then ────────────────────────────────────────────────────────────────────────────────
 
-    async def _watch_loop(self) -> None:
-        """How late the loop wakes this; slow heads are closed, and what was tried again fades."""
-        loop = asyncio.get_running_loop()
-        while True:
-            due = loop.time() + ROLL_S
-            await asyncio.sleep(ROLL_S)
-            self.metrics.loop_lag_seconds.observe(max(0.0, loop.time() - due))
-            self.healths.roll()
-            for listener in (self.edge.listener, self.admin.listener):
-                listener.close_late(header_s=self.settings.header_s)
-
     def _collect(self) -> None:
         self.metrics.inflight_calls.set(self.pipeline.inflight)
+        self.metrics.connections.child("data").set(self.edge.listener.connections)
+        self.metrics.connections.child("admin").set(self.admin.listener.connections)
         self.metrics.log_dropped.value = self.log.dropped
         for name, config in self.shelf.current.upstreams.items():
             self.metrics.upstream_open.child(name).set(int(self.healths.shut(name, config)))
@@ -343,6 +360,7 @@ class App:
 def run_app(settings: Settings, *, kinds: tuple[type[Clause], ...], pretend: bool, on_ready: Callable[[App], None]) -> int:
     """Serve until a signal. Returns the process's exit code; mistakes of the operator go to standard error, in words."""
     sys.setswitchinterval(_SWITCH_S)
+    descriptors.raise_limit()
     gc.disable()  # until all is built: what is built by then stays
     log = Log(sys.stdout.fileno(), clock=SystemClock(), level=settings.log_level, format=settings.log_format)
     undo = install(log)
@@ -357,7 +375,7 @@ async def _serve(
     settings: Settings, *, kinds: tuple[type[Clause], ...], log: Log, pretend: bool, on_ready: Callable[[App], None]
 ) -> int:
     asyncio.get_running_loop().set_exception_handler(loop_handler(log))
-    asked, pressed = _stop_signals()  # before anything runs that would have to be ended in order
+    asked, pressed = stop_signals()  # before anything runs that would have to be ended in order
     try:
         app = await App.start(settings, kinds=kinds, log=log, pretend=pretend)
     except PolicyFileError as error:
@@ -370,21 +388,11 @@ async def _serve(
         print(f"tollhouse: {error.detail or error.message}", file=sys.stderr)
         return 2
     on_ready(app)
+    if app.shelf.current.counts():
+        await app.tokenizer.load()  # rather before the first call than during it
     await asked.wait()
     await app.drain(pressed)
     return 0
-
-
-def _stop_signals() -> tuple[asyncio.Event, asyncio.Event]:
-    """Set by the first SIGTERM or SIGINT, and by the second, which waits for running calls no longer."""
-    asked, pressed = asyncio.Event(), asyncio.Event()
-
-    def stop() -> None:
-        (pressed if asked.is_set() else asked).set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop)
-    return asked, pressed
 
 
 async def _opened(

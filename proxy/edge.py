@@ -6,11 +6,12 @@ are never written by anybody else.
 
 from collections.abc import Callable
 from functools import partial
+from http import HTTPStatus
 
 from proxy.downstream.listener import Listener
 from proxy.downstream.rules import Rejection
 from proxy.downstream.sink import HttpSink
-from proxy.errors import ProxyError
+from proxy.errors import Overloaded, ProxyError
 from proxy.pipeline import Pipeline, response_lines
 from proxy.relay import Sink
 from proxy.trip import Trip
@@ -21,13 +22,19 @@ _JSON = "content-type: application/json"
 
 
 class Edge:
-    """Serves the data port. rejected: told of what was no request. listener: its port and connections."""
+    """Serves the data port. rejected: told of what was no request. listener: its port and connections; most_connections: at once."""
 
-    def __init__(self, pipeline: Pipeline, *, rejected: Callable[[Rejection], None]) -> None:
+    def __init__(self, pipeline: Pipeline, *, rejected: Callable[[Rejection], None], most_connections: int) -> None:
         self._pipeline = pipeline
         self._rejected = rejected
         answer = partial(pipeline.run, fail=self.fail)
-        self.listener = Listener(answer=answer, reject=self._reject, wall_s=pipeline.clock.wall_s)
+        self.listener = Listener(
+            answer=answer,
+            reject=self._reject,
+            wall_s=pipeline.clock.wall_s,
+            most=most_connections,
+            crowded=self._crowded,
+        )
 
     def __repr__(self) -> str:
         return f"<Edge {self.listener!r} inflight={self._pipeline.inflight}>"
@@ -37,6 +44,21 @@ class Edge:
         error = rejection.error
         sink.whole(public_body(error), error.status, [_JSON])
         await sink.room()
+
+    def _crowded(self) -> bytes:
+        """What is told on a connection that is one too many, before anything is asked on it."""
+        wait_s = self._pipeline.overload.turned_away()
+        error = Overloaded("overloaded", "Too many connections are open; call again.", retry_after_s=wait_s)
+        body = public_body(error)
+        status = HTTPStatus(error.status)
+        lines = [
+            f"HTTP/1.1 {status.value} {status.phrase}",
+            *_hints(error),
+            _JSON,
+            f"content-length: {len(body)}",
+            "connection: close",
+        ]
+        return "\r\n".join([*lines, "", ""]).encode() + body
 
     async def fail(self, trip: Trip, error: ProxyError, sink: Sink) -> None:
         """Tell the client: as JSON while no head was sent, as a last event within a stream of events, else by breaking the connection."""

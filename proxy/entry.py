@@ -41,6 +41,7 @@ class Entry:
     path: canonical; target: what of path and query is sent below an upstream's base URL.
     boundary: of a body that is a form, None for one in JSON.
     most_bytes, bounded_by: the most that a body may have, and the policy that says so, None for the proxy's own bound.
+    small_bytes: up to which a body is taken as it is, without making room for it.
     ways: by name of the upstream, filled by dispatch. outlines: of bodies that came with the head. orders: by plan, filled by `order`.
     """
 
@@ -53,6 +54,7 @@ class Entry:
     surface: Surface
     boundary: bytes | None
     most_bytes: int
+    small_bytes: int
     bounded_by: str | None
     ways: dict[str, Way] = field(default_factory=dict)
     outlines: Outlines = field(default_factory=Outlines)

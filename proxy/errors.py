@@ -32,6 +32,7 @@ CODES: Mapping[str, Code] = {
     "bad_request": Code(400, _REQUEST, "The HTTP request is malformed or ambiguous."),
     "invalid_json": Code(400, _REQUEST, "The body is not valid JSON in UTF-8, or is not an object."),
     "nested_too_deeply": Code(400, _REQUEST, "The JSON body is nested deeper than is accepted."),
+    "too_many_values": Code(400, _REQUEST, "The JSON body holds more values than are accepted."),
     "duplicate_field": Code(400, _REQUEST, "A field that decides cost stands twice in the body."),
     "invalid_form": Code(400, _REQUEST, "The body is not a plain multipart form."),
     "invalid_type": Code(400, _REQUEST, "A field has the wrong JSON type."),
@@ -52,6 +53,9 @@ CODES: Mapping[str, Code] = {
     "missing_api_key": Code(401, _REQUEST, "No key was sent, and callers without one are not admitted."),
     "invalid_api_key": Code(401, _REQUEST, "The key is not known here."),
     "expired_api_key": Code(401, _REQUEST, "The key was known and has expired."),
+    "too_many_wrong_keys": Code(
+        429, "rate_limit_error", "Too many wrong keys came from this address; come back after `retry-after`."
+    ),
     # what a policy does not allow
     "path_not_metered": Code(403, "policy_error", "The path has no meter and is not listed under `unmetered`."),
     "model_not_allowed": Code(403, "policy_error", "A policy does not allow this model."),
@@ -77,6 +81,7 @@ CODES: Mapping[str, Code] = {
     "client_stalled": Code(408, _REQUEST, "The client stopped reading the answer."),
     # this proxy
     "internal_error": Code(500, "server_error", "A fault of the proxy; the request id finds it in the log."),
+    "overloaded": Code(503, "server_error", "The proxy has more to do than it can; come back after `retry-after`."),
     "draining": Code(503, "server_error", "The proxy is shutting down; call again."),
     "state_unavailable": Code(503, "server_error", "The state store does not answer."),
 }

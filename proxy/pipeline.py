@@ -23,6 +23,7 @@ from proxy.departure import Departures, hear_out
 from proxy.dispatch import Dispatch, meter_for
 from proxy.errors import InvalidCall, Overloaded, ProxyError, UpstreamError
 from proxy.heartbeat import Heartbeat, no_stream
+from proxy.overload import Overload
 from proxy.policy.contract import REQUESTS, TOKENS
 from proxy.policy.policyset import PolicySet
 from proxy.relay import TOO_LARGE, Head, Sink, relay
@@ -52,6 +53,7 @@ class Pipeline:
     clock: Clock
     random: Callable[[int], bytes]
     observer: Observer
+    overload: Overload
     draining: bool = False
     inflight: int = 0
     departures: Departures = field(default_factory=Departures)
@@ -89,6 +91,16 @@ class Pipeline:
             else:
                 trip.counting.add_done_callback(lambda _: self._account(trip))
 
+    def drain(self) -> None:
+        """From here on no call is taken."""
+        self.draining = True
+        self.overload.close()
+
+    def _turned_away(self) -> Overloaded:
+        if self.draining:
+            return Overloaded("draining", "The proxy is shutting down.", retry_after_s=1, close=True)
+        return self.overload.refusal(self.inflight)
+
     async def idle(self) -> None:
         """Wait until no call is running."""
         while self.inflight:
@@ -111,15 +123,15 @@ class Pipeline:
     async def _attempt(self, trip: Trip, arrival: Arrival, sink: Sink, watch: Watch) -> ProxyError | None:
         """The call's way; what went wrong on it, or None. Errors: CancelledError and ConnectionError of a client that left."""
         try:
-            if self.draining:
-                raise Overloaded("draining", "The proxy is shutting down.", retry_after_s=1, close=True)
+            if self.inflight > self.overload.most_calls:
+                raise self._turned_away()
             admission = self.admission
             entry = admission.enter(trip, arrival)
             received = None
             if entry.surface.metered:
-                received = arrival.at_hand(entry.most_bytes)
+                received = arrival.at_hand(entry.small_bytes)
                 if received is None:
-                    received = await admission.read(entry, arrival, watch), 0
+                    received = await admission.read(entry, arrival, watch)
             admission.shape(trip, received)
             received = None  # thousands of streams may run, and none needs it any more
             await admission.reserve(trip)
@@ -149,6 +161,9 @@ class Pipeline:
                 raise
             return _deadline_error(watch)
         except ProxyError as error:
+            error.__traceback__ = (
+                None  # through this frame and the trip it leads back to itself, and would keep the body until collected
+            )
             return error
         except ConnectionError:
             raise

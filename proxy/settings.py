@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from proxy.policy.scalar import Wrong
-from proxy.policy.values import base_url
+from proxy.policy.values import base_url, byte_size
 
 OPENAI = "https://api.openai.com/v1"
 
@@ -67,6 +67,22 @@ def _seconds(text: str) -> float:
     return value
 
 
+def _memory(text: str) -> int:
+    try:
+        size = byte_size(text)
+    except ValueError:
+        size = 0
+    if size < 32 << 20:
+        raise ValueError("expected a size of at least 32MiB, such as 256MiB")
+    return size
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 9:
+        raise ValueError("expected a whole number, or 0")
+    return int(text)
+
+
 def _word(*words: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in words:
@@ -113,6 +129,30 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("drain_s", "TOLLHOUSE_DRAIN_S", "--drain-s", "30", "Grace for running calls after SIGTERM, in seconds.", _seconds),
     Setting("header_s", "TOLLHOUSE_HEADER_S", None, "10", "How long a client may take to send a head, in seconds.", _seconds),
     Setting("body_s", "TOLLHOUSE_BODY_S", None, "60", "How long a client may take to send a body, in seconds.", _seconds),
+    Setting(
+        "memory_limit",
+        "TOLLHOUSE_MEMORY_LIMIT",
+        None,
+        None,
+        "Memory, such as 256MiB, near which calls are refused; the limits that the system sets count too.",
+        _memory,
+    ),
+    Setting(
+        "max_calls",
+        "TOLLHOUSE_MAX_CALLS",
+        None,
+        "0",
+        "Calls that may run at once; 0 = as many as there are descriptors for.",
+        _count,
+    ),
+    Setting(
+        "max_connections",
+        "TOLLHOUSE_MAX_CONNECTIONS",
+        None,
+        "0",
+        "Connections of clients; 0 = as many as there are descriptors for.",
+        _count,
+    ),
 )
 
 
@@ -131,6 +171,9 @@ class Settings:
     drain_s: float
     header_s: float
     body_s: float
+    memory_limit: int | None
+    max_calls: int
+    max_connections: int
     openai_key: str | None = field(repr=False)
     env: Mapping[str, str] = field(repr=False)
 

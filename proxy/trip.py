@@ -26,6 +26,13 @@ class Arrival(Protocol):
     @property
     def loopback(self) -> bool: ...
 
+    @property
+    def length(self) -> int | None:
+        """Bytes of body that it announces, None where it does not say."""
+
+    def source(self) -> str:
+        """The peer's address, as text; empty where it has none."""
+
     def at_hand(self, most_bytes: int) -> tuple[bytes, int] | None:
         """The whole body where all of it was received already and is no longer than `most_bytes`, else None. Given out once.
 
@@ -33,7 +40,7 @@ class Arrival(Protocol):
         """
 
     async def read(self, most_bytes: int) -> bytes | None:
-        """The whole body, or None when it is longer than `most_bytes`."""
+        """The whole body, or None when it is longer than `most_bytes`; it may then be asked for again, with more."""
 
     def chunks(self, most_bytes: int) -> AsyncIterator[bytes]:
         """The body as it comes. Errors: InvalidCall("request_too_large") in the middle of it."""

@@ -37,7 +37,18 @@ STEPS = (
     "proxy.accounts",
     "proxy.pipeline",
 )
-AIDS = ("proxy.deadlines", "proxy.tokens", "proxy.encodings", "proxy.counting", "proxy.allowance", "proxy.spenders")
+AIDS = (
+    "proxy.deadlines",
+    "proxy.tokens",
+    "proxy.encodings",
+    "proxy.counting",
+    "proxy.allowance",
+    "proxy.spenders",
+    "proxy.memory",
+    "proxy.overload",
+    "proxy.descriptors",
+    "proxy.guesses",
+)
 EDGES = (
     "proxy.edge",
     "proxy.rejections",
@@ -50,6 +61,7 @@ EDGES = (
     "proxy.sinks",
     "proxy.standing",
     "proxy.courier",
+    "proxy.vigil",
 )
 REPORTS = ("proxy.terminal", "proxy.export", "proxy.statement", "proxy.reconciliation")
 
@@ -67,13 +79,14 @@ MAY: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(EDGES, (*PARTS, *AIDS, *STEPS, *EDGES, "proxy")),
     "proxy.pretend": ("proxy.clock",),
     "proxy.settings": ("proxy.policy.scalar", "proxy.policy.values"),
+    "proxy.signals": (),
     "proxy.verbs": (),
     "proxy.reference": (*PARTS, "proxy.settings"),
     "proxy.terminal": (),
     "proxy.export": (),
     "proxy.statement": ("proxy.state.books", "proxy.state.totals"),
     "proxy.reconciliation": ("proxy.export", "proxy.state.books", "proxy.state.totals"),
-    "proxy.app": (*PARTS, *AIDS, *STEPS, *EDGES, "proxy.upstream", "proxy.settings", "proxy.pretend", "proxy"),
+    "proxy.app": (*PARTS, *AIDS, *STEPS, *EDGES, "proxy.upstream", "proxy.settings", "proxy.signals", "proxy.pretend", "proxy"),
     "proxy.commands": (*PARTS, *REPORTS, "proxy.app", "proxy.settings", "proxy.reference", "proxy.verbs", "policies", "proxy"),
     "proxy.__main__": ("proxy.verbs", "proxy"),
     "policies": (
@@ -115,6 +128,7 @@ LIBRARIES: Mapping[str, tuple[str, ...]] = {
         *AIDS,
         *STEPS,
         *EDGES,
+        "proxy.signals",
         "proxy.app",
     ),
     "sqlite3": ("proxy.state",),

@@ -11,6 +11,8 @@ from typing import Protocol
 from proxy.errors import InvalidCall
 from proxy.wire.request import RequestHead
 
+TINY_BYTES = 64
+MOST_TINY = 20_000  # chunks of a body that are smaller: each costs a microsecond, and a client that means well sends no more
 HIGH_WATER_BYTES = 256 << 10  # what waits for a reader; one read of the loop may come on top
 
 
@@ -23,6 +25,9 @@ class Line(Protocol):
     def invite(self) -> None:
         """Write `100 Continue`."""
 
+    def source(self) -> str:
+        """The peer's address."""
+
 
 class HttpArrival:
     """An `Arrival` as the pipeline has it.
@@ -33,9 +38,11 @@ class HttpArrival:
     __slots__ = (
         "_chunks",
         "_fault",
+        "_invited",
         "_line",
         "_loop",
         "_read",
+        "_tiny",
         "_waiter",
         "discarding",
         "head",
@@ -59,8 +66,9 @@ class HttpArrival:
         self._line = line
         self._loop = loop
         self._waiter: asyncio.Future[None] | None = None
-        self._fault = False
+        self._fault = self._invited = False
         self._chunks: list[bytes] = []
+        self._tiny = 0
         self._read = read
         self.head = head
         self.length = length
@@ -83,6 +91,10 @@ class HttpArrival:
             return self._joined(), 0
         self._read, self.size = None, 0
         return read
+
+    def source(self) -> str:
+        """The contract's `source`."""
+        return self._line.source()
 
     async def read(self, most_bytes: int) -> bytes | None:
         """The contract's `read`. Errors: InvalidCall for broken framing."""
@@ -135,7 +147,8 @@ class HttpArrival:
 
     def _invite(self) -> None:
         """Answer `Expect: 100-continue`, now that the caller is known. Source: RFC 9110, section 10.1.1."""
-        if self.head.modern and self.head.headers.get("expect", "").lower() == "100-continue":
+        if not self._invited and self.head.modern and self.head.headers.get("expect", "").lower() == "100-continue":
+            self._invited = True
             self._line.invite()
 
     async def _news(self) -> None:
@@ -151,6 +164,12 @@ class HttpArrival:
         """Keep some of the body. Whether the connection should stop reading until it was taken."""
         if self.discarding:
             return False
+        if len(data) < TINY_BYTES and self.length is None:
+            self._tiny += 1
+            if self._tiny > MOST_TINY:
+                self.discard()
+                self.fail()
+                return False
         self._chunks.append(data)
         self.size += len(data)
         self.wake()
@@ -160,7 +179,7 @@ class HttpArrival:
         return False
 
     def complete(self) -> None:
-        self.whole = True
+        self.whole = not self._fault
         self.wake()
 
     def fail(self) -> None:

@@ -22,7 +22,7 @@ import httptools
 from proxy.downstream.arrival import HttpArrival
 from proxy.downstream.known import KnownHead, KnownHeads, parts_of
 from proxy.downstream.outlet import Outlet
-from proxy.downstream.peer import is_loopback
+from proxy.downstream.peer import address, is_loopback
 from proxy.downstream.rules import MOST_FIELDS, MOST_HEAD_BYTES, Rejection, fault_of, late, malformed, too_large
 from proxy.downstream.sink import HttpSink
 from proxy.wire.names import LowerNames
@@ -142,6 +142,9 @@ class ClientConnection(asyncio.Protocol):
     def go_on(self) -> None:
         if not self._queue and not self._transport.is_closing():
             self._transport.resume_reading()
+
+    def source(self) -> str:
+        return address(self._transport)
 
     def invite(self) -> None:
         if not self._transport.is_closing():

@@ -10,11 +10,13 @@ import socket
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from email.utils import formatdate
+from heapq import nsmallest
 from typing import Any
 
 from proxy.downstream.arrival import HttpArrival
 from proxy.downstream.connection import LINGER_S, ClientConnection
 from proxy.downstream.known import KnownHeads
+from proxy.downstream.refused import RefusedConnection
 from proxy.downstream.rules import Rejection
 from proxy.downstream.sink import HttpSink
 
@@ -24,6 +26,9 @@ BACKLOG = 4096  # a burst that overflows the backlog waits for SYN retries of se
 # What the system keeps for a client that does not read, beside what is on its way to it; left alone it grows to 4 MiB. What is on its
 # way is not bounded by this, so neither is a client's bandwidth.
 UNSENT_BYTES = 64 << 10
+_SOON_S = 1.0  # in which a head that has begun is whole, as a rule
+_AT_ONCE = 16  # of how many connections one makes room, when there are too many: so they are looked through once for many
+_AGAIN_S = 0.05  # after which room is looked for again, where none was
 _GOODBYE_S = 0.2  # what is still open by then was told to end long before
 
 
@@ -31,7 +36,7 @@ class Listener:
     """The owner of its connections. closing: no request is begun any more. heads: those that its clients send again and again.
 
     answer: answers a request; it raises nothing but CancelledError, when the client has left. reject: answers what is no request.
-    wall_s: the time of the Date field.
+    wall_s: the time of the Date field. most: connections at once; crowded: what one too many is told, a whole answer or nothing.
     """
 
     def __init__(
@@ -40,10 +45,15 @@ class Listener:
         answer: Callable[[HttpArrival, HttpSink], Coroutine[Any, Any, None]],
         reject: Callable[[HttpSink, Rejection], Coroutine[Any, Any, None]],
         wall_s: Callable[[], float],
+        most: int = BACKLOG,
+        crowded: Callable[[], bytes] = bytes,
     ) -> None:
         self.answer = answer
         self.reject = reject
         self._wall_s = wall_s
+        self._most = most
+        self._crowded = crowded
+        self._full_until = 0.0
         self._server: asyncio.Server | None = None
         self._connections: set[ClientConnection] = set()
         self._date = (0, "")
@@ -79,20 +89,42 @@ class Listener:
         if running:
             await asyncio.wait(running, timeout=_GOODBYE_S)
 
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return len(self._connections)
+
     def close_late(self, *, header_s: float) -> None:
         """Close connections that wait for too long: for a head that has begun, for the next request, for the rest of a body,
         for a client to take what it was sent."""
         now = asyncio.get_running_loop().time()
         patience_s = {"head": header_s, "request": KEEPALIVE_S, "rest": LINGER_S, "close": LINGER_S, "flush": FLUSH_S}
-        for connection in tuple(self._connections):
+        latest = now - min(patience_s.values())
+        for connection in [c for c in self._connections if c.waiting_since is not None and c.waiting_since < latest]:
             connection.close_if_late(now, patience_s=patience_s)
 
     # ── for its connections ──────────────────────────────────────────────────────────────────────────────────────────
 
-    def connect(self, loop: asyncio.AbstractEventLoop) -> ClientConnection:
+    def connect(self, loop: asyncio.AbstractEventLoop) -> asyncio.Protocol:
+        if len(self._connections) >= self._most and not self._make_room(loop.time()):
+            return RefusedConnection(self._crowded())
         connection = ClientConnection(self, loop)
         self._connections.add(connection)
         return connection
+
+    def _make_room(self, now: float) -> bool:
+        """Close some that nothing is asked on, the oldest first; or else some that dawdle over a head, or over their end."""
+        if now < self._full_until:
+            return False
+        waiting = [c for c in self._connections if c.waiting_since is not None]
+        idle = [c for c in waiting if c.waiting_for == "request"]
+        chosen = idle or [c for c in waiting if c.waiting_since is not None and now - c.waiting_since > _SOON_S]
+        patience_s = dict.fromkeys(("head", "request", "rest", "close", "flush"), -1.0)
+        for connection in nsmallest(1 + len(waiting) // _AT_ONCE, chosen, key=lambda c: c.waiting_since or 0.0):
+            connection.close_if_late(now, patience_s=patience_s)
+        if not chosen:
+            self._full_until = now + _AGAIN_S
+        return bool(chosen)
 
     def lost(self, connection: ClientConnection) -> None:
         self._connections.discard(connection)

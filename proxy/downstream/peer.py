@@ -5,6 +5,12 @@ import socket
 from ipaddress import ip_address
 
 
+def address(transport: asyncio.BaseTransport) -> str:
+    """The peer's address as text, empty for a socket in the file system and for a peer that has gone."""
+    peer = transport.get_extra_info("peername")
+    return str(peer[0]) if isinstance(peer, tuple) else ""
+
+
 def is_loopback(transport: asyncio.BaseTransport) -> bool:
     """Whether the peer is this machine (in a pod: any of its containers)."""
     peer = transport.get_extra_info("peername")

@@ -230,6 +230,10 @@ class Clause:
         """
         return ()
 
+    def counts(self) -> bool:
+        """Whether it may refuse a call for its tokens or its cost, and so have its input counted."""
+        return False
+
     def watched(self, subject: str) -> Charge | None:
         """A charge of nothing on the quota of which `settled` hears, for one subject; None where there is no such quota."""
         return None

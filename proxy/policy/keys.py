@@ -65,6 +65,10 @@ class KeyRing:
             )
         return Principal(key.id, user, key.tags)
 
+    def knows(self, digest: bytes) -> bool:
+        """Whether a key of this digest is one of them."""
+        return digest in self._by_digest
+
     def expires_s(self, id: str) -> float:
         """When the key of this id expires, in epoch seconds; inf for never."""
         return self._expires_s[id]

@@ -171,6 +171,10 @@ class PolicySet:
         """Who pays for a call: see KeyRing.identify. Errors: NotAdmitted, InvalidCall."""
         return self.keys.identify(presented=presented, header=header, loopback=loopback, now_s=now_s)
 
+    def counts(self) -> bool:
+        """Whether calls may have their input counted before they are admitted."""
+        return any(clause.counts() for p in self.policies if not p.shadow for clause in p.clauses)
+
     def plan(self, principal: Principal, path: str, model: str | None) -> Plan:
         """Which clauses a call meets. path: canonical. model: the name the client asked for.
 

@@ -60,11 +60,16 @@ def _duration(text: str) -> float:
 _SIZES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
-def _size(text: str) -> int:
+def byte_size(text: str) -> int:
+    """Bytes. text: a number with its unit. Errors: ValueError for any other."""
     match = re.fullmatch(r"([0-9]{1,12})(B|[KMG]i?B)", text)
     if match is None:
         raise ValueError(text)
-    size = int(match[1]) * _SIZES[match[2]]
+    return int(match[1]) * _SIZES[match[2]]
+
+
+def _size(text: str) -> int:
+    size = byte_size(text)
     if not 1 <= size <= 2**30:
         raise Wrong(f"expected a size between 1B and 1GiB, got {quote(text)}")
     return size

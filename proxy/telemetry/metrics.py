@@ -111,6 +111,21 @@ DECLARED: Mapping[str, Declaration] = {
     "tollhouse_policy_loads_total": Declaration("counter", "Policy files loaded.", ("result",), most=2),
     "tollhouse_state_failures_total": Declaration("counter", "Times that the store of limits and money failed."),
     "tollhouse_log_dropped_total": Declaration("counter", "Log lines lost because their reader was too slow or gone."),
+    "tollhouse_log_thinned_total": Declaration(
+        "counter", "Log lines left out, of calls that were refused before it was known who calls, beyond 10 a second."
+    ),
+    "tollhouse_shed_total": Declaration(
+        "counter",
+        "Calls and connections refused because there was too little memory, calls, loop time or connections.",
+        ("reason",),
+        most=4,
+    ),
+    "tollhouse_overloaded": Declaration("gauge", "1 while calls or connections are refused for overload, else 0."),
+    "tollhouse_connections": Declaration("gauge", "Connections of clients that are open, by port.", ("port",), most=2),
+    "tollhouse_memory_limit_bytes": Declaration("gauge", "The memory near which calls are refused; 0 = there is no limit."),
+    "tollhouse_wrong_keys_total": Declaration(
+        "counter", "Wrong keys that were shown, by how they were answered.", ("code",), most=2
+    ),
     "tollhouse_loop_lag_seconds": Declaration("histogram", "How late the event loop woke a timer.", buckets=_LAG_BUCKETS),
 }
 
@@ -191,6 +206,12 @@ class Metrics:
         self.policy_loads = self._counter("tollhouse_policy_loads_total")
         self.state_failures = self._counter("tollhouse_state_failures_total").child()
         self.log_dropped = self._counter("tollhouse_log_dropped_total").child()
+        self.log_thinned = self._counter("tollhouse_log_thinned_total").child()
+        self.shed = self._counter("tollhouse_shed_total")
+        self.overloaded = self._gauge("tollhouse_overloaded").child()
+        self.connections = self._gauge("tollhouse_connections")
+        self.memory_limit = self._gauge("tollhouse_memory_limit_bytes").child()
+        self.wrong_keys = self._counter("tollhouse_wrong_keys_total")
         self.loop_lag_seconds = self._histogram("tollhouse_loop_lag_seconds").child()
 
         # Known label values start at zero, so that a rate is right from the first scrape.
@@ -209,6 +230,8 @@ class Metrics:
                 self.pages.child(kind, result)
         for result in ("activated", "rejected"):
             self.policy_loads.child(result)
+        for code in ("invalid_api_key", "too_many_wrong_keys"):
+            self.wrong_keys.child(code)
 
     def __repr__(self) -> str:
         return f"<Metrics {len(self._families)} families inflight={self.inflight_calls.value}>"

@@ -19,6 +19,7 @@ MOST_TOOL_CALLS = 1000
 _LARGE = 8 << 10  # bytes; a smaller body is sooner written again than looked at around its large value
 _SHORT = 4 << 10  # bytes; a longer body is sooner walked through than searched for each name
 _NEAR = 512  # bytes at either end of a body in which its plain fields are looked for
+_MOST_FIELDS = 1000  # at the top; each is looked at in Python
 _FEW = 1 << 10  # bytes for each item of a list that is sooner looked at item by item than written again
 _Rule = Callable[[str, Any], None]  # a field that is there and not null
 _JSON = json.JSONDecoder()
@@ -161,6 +162,8 @@ def _refuse_doubles(body: bytes, fields: Mapping[str, Any]) -> None:
     """
     if len(body) <= _SHORT and _each_once(body, fields):
         return
+    if len(fields) > _MOST_FIELDS:
+        raise InvalidCall("too_many_values", "The body has too many fields.")
     seen: set[str] = set()
     for name, _, _ in _members(body):
         if name in seen:

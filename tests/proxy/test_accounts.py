@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.accounts import MOST_KINDS, MOST_NAME_CHARS, Accounts
 from proxy.call import Kind, Principal, Usage
-from proxy.errors import Refusal, UpstreamError
+from proxy.errors import NotAdmitted, Refusal, UpstreamError
 from proxy.policy.contract import Balance, Charge, Limit, Quota, Unit
 from proxy.policy.policyset import PolicySet
 from proxy.telemetry.logs import Log
@@ -193,3 +193,28 @@ async def test_a_model_counts_by_the_names_of_the_policy_file_in_force(books: Bo
         books.accounts.finished(trip())
         books.accounts.tell()
     assert await books.calls() == {"gpt-4.1": 1, "other": 1, "gpt-*": 1}
+
+
+async def test_lines_of_strangers_who_were_refused_are_few_and_the_others_are_counted(tmp_path: Path) -> None:
+    books = Books(tmp_path / "log", asyncio.get_running_loop())
+    stranger: dict[str, Any] = {"principal": Principal("", "")}
+    for second in range(12):
+        for _ in range(1000):
+            refused = trip(NotAdmitted("invalid_api_key", "No."), **stranger)
+            refused.ended_ns += second * 10**9
+            books.accounts.finished(refused)
+        books.accounts.tell()
+    for _ in range(300):
+        books.accounts.finished(trip(Refusal("rate_limit_exceeded", "No.", policy="p", clause="rate_limit")))
+    books.accounts.tell()
+    thinned = books.metrics.log_thinned.value
+    lines = books.lines()
+    written = [line for line in lines if line["event"] == "call.finished" and line["error"] == "invalid_api_key"]
+    assert len(written) == 100 + 11 * 10
+    assert thinned == 12_000 - len(written)
+    assert len([line for line in lines if line.get("error") == "rate_limit_exceeded"]) == 300, (
+        "whose key is known has a line for each"
+    )
+    [said] = [line for line in lines if line["event"] == "log.thinned"]
+    assert 9000 < said["left_out"] < thinned
+    assert (await books.metrics.render()).decode().count('tollhouse_errors_total{code="invalid_api_key"} 12000') == 1

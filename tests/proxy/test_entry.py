@@ -10,6 +10,7 @@ from proxy.admission import Admission
 from proxy.call import Call
 from proxy.entry import MOST_ORDERS
 from proxy.errors import NotAdmitted
+from proxy.guesses import Guesses
 from proxy.policy.policyset import PolicySet
 from proxy.state.memory import MemoryReservation, MemoryStore
 from proxy.telemetry.trace import TRACE_BYTES, continue_trace
@@ -38,6 +39,10 @@ class Arrival:
     def at_hand(self, most_bytes: int) -> bytes:
         raise AssertionError("listing the models takes no body")
 
+    def source(self) -> str:
+        return "127.0.0.1"
+
+    length = None
     read: Any = at_hand
     chunks: Any = at_hand
 
@@ -60,8 +65,18 @@ class Gate:
         self.clock = FakeClock(wall_s=UNTIL_S - 100)
         tokenizer: Any = None
         observer: Any = None
+        unused: Any = None
         store = MemoryStore(self.clock)
-        self.admission = Admission(store, tokenizer, self.clock, observer, body_s=1.0, pseudonym="tollhouse")
+        self.admission = Admission(
+            store,
+            tokenizer,
+            self.clock,
+            observer,
+            guesses=Guesses(self.clock, print),
+            overload=unused,
+            body_s=1.0,
+            pseudonym="tollhouse",
+        )
 
     def admit(self, policies: PolicySet, arrival: Arrival) -> Trip:
         trip = Trip(

@@ -60,7 +60,10 @@ class Gate:
         self.shadows = Shadows()
         scales: Any = Scales(exact=exact)
         observer: Any = self.shadows
-        self._admission = Admission(self.store, scales, self.clock, observer, body_s=1.0, pseudonym="tollhouse")
+        unused: Any = None
+        self._admission = Admission(
+            self.store, scales, self.clock, observer, guesses=unused, overload=unused, body_s=1.0, pseudonym="tollhouse"
+        )
         self._heads: dict[str, RequestHead] = {}
 
     def shaped(self, body: dict[str, Any], path: str = "/v1/chat/completions") -> Trip:

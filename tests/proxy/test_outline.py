@@ -37,7 +37,9 @@ class Door:
         self._fresh = fresh
         unused: Any = None
         clock = self.clock = FakeClock()
-        self._admission = Admission(MemoryStore(clock), unused, clock, unused, body_s=1.0, pseudonym="tollhouse")
+        self._admission = Admission(
+            MemoryStore(clock), unused, clock, unused, guesses=unused, overload=unused, body_s=1.0, pseudonym="tollhouse"
+        )
         self._head = RequestHead(method="POST", target=path, headers={"content-type": "application/json"}, keep=True, modern=True)
         self._head.known = True
         self._random = continue_trace(None, random="01" * TRACE_BYTES)

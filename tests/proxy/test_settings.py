@@ -98,6 +98,10 @@ SECONDS = "expected seconds, more than 0 and at most 86400"
         ("TOLLHOUSE_DRAIN_S", "nan", SECONDS),
         ("TOLLHOUSE_HEADER_S", "inf", SECONDS),
         ("TOLLHOUSE_BODY_S", "1e9", SECONDS),
+        ("TOLLHOUSE_MEMORY_LIMIT", "128", "expected a size of at least 32MiB, such as 256MiB"),
+        ("TOLLHOUSE_MEMORY_LIMIT", "1MiB", "expected a size of at least 32MiB, such as 256MiB"),
+        ("TOLLHOUSE_MAX_CALLS", "-1", "expected a whole number, or 0"),
+        ("TOLLHOUSE_MAX_CONNECTIONS", "many", "expected a whole number, or 0"),
         ("TOLLHOUSE_LOG_LEVEL", "INFO", "expected one of debug, info, warning, error"),
         ("TOLLHOUSE_LOG_FORMAT", "text", "expected one of json, console"),
         ("TOLLHOUSE_LISTN", "x", "there is no such setting"),
@@ -147,3 +151,10 @@ def test_every_setting_has_a_variable_of_ours_and_a_line_of_documentation() -> N
         assert setting.variable == f"TOLLHOUSE_{setting.field.upper()}"
         assert setting.flag in (None, "--" + setting.field.replace("_", "-"))
         assert setting.meaning.endswith(".")
+
+
+def test_what_bounds_the_process_is_a_size_and_two_counts() -> None:
+    env = {"TOLLHOUSE_MEMORY_LIMIT": "2GiB", "TOLLHOUSE_MAX_CALLS": "100"}
+    settings = read_settings(env, {})
+    assert (settings.memory_limit, settings.max_calls, settings.max_connections) == (2 << 30, 100, 0)
+    assert read_settings({}, {}).memory_limit is None

@@ -46,7 +46,9 @@ def admitted(path: str, body: bytes, *, form: bool = False, policies: PolicySet 
     kind = "multipart/form-data; boundary=b" if form else "application/json"
     head = RequestHead(method="POST", target=path, headers={"content-type": kind}, keep=True, modern=True)
     arrival: Any = type("Arrival", (), {"head": head, "loopback": True})()
-    admission = Admission(MemoryStore(clock), unused, clock, unused, body_s=1.0, pseudonym="tollhouse")
+    admission = Admission(
+        MemoryStore(clock), unused, clock, unused, guesses=unused, overload=unused, body_s=1.0, pseudonym="tollhouse"
+    )
     trip = Trip(Call("req_1", "POST"), continue_trace(None, random="01" * TRACE_BYTES), policies, lambda: 0, 0)
     admission.enter(trip, arrival)
     admission.shape(trip, (body, 0))

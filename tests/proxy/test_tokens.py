@@ -238,3 +238,17 @@ def test_an_estimate_is_a_quarter_of_the_bytes(size: int, tokens: int) -> None:
 @given(text=st.text(max_size=200))
 def test_no_text_has_more_tokens_than_its_bound(name: str, encoders: Mapping[str, Encode], text: str) -> None:
     assert encoders[name](text) <= Tokenizer.bound(len(text.encode()))
+
+
+async def test_an_encoding_that_was_loaded_ahead_is_not_loaded_again() -> None:
+    loaded: list[str] = []
+
+    def load(name: str) -> Encode:
+        loaded.append(name)
+        return len
+
+    tokenizer = Tokenizer(load=load)
+    await tokenizer.load()
+    await tokenizer.count(["hello"], model="gpt-4o")
+    await tokenizer.close()
+    assert loaded == ["o200k_base"]

@@ -48,7 +48,9 @@ REFUSED = compiled(HEAD)
 def entered(method: str, path: str, *, policies: Any = REFUSED) -> str:
     """`metered`, `free`, or the code of the refusal."""
     clock, unused = FakeClock(), None
-    admission = Admission(MemoryStore(clock), unused, clock, unused, body_s=1.0, pseudonym="tollhouse")  # type: ignore[arg-type]
+    admission = Admission(
+        MemoryStore(clock), unused, clock, unused, guesses=unused, overload=unused, body_s=1.0, pseudonym="tollhouse"
+    )  # type: ignore[arg-type]
     head = RequestHead(method=method, target=path, headers={"content-type": "application/json"}, keep=True, modern=True)
     trip = Trip(Call("req_1", method), continue_trace(None, random="01" * TRACE_BYTES), policies, lambda: 0, 0)
     arrival: Any = type("Arrival", (), {"head": head, "loopback": True})()

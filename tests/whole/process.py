@@ -10,6 +10,7 @@ The rule a reader could break: a test waits for a line of the log, an answer or 
 
 import asyncio
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -44,13 +45,19 @@ def ran(folder: Path, *arguments: str, env: Mapping[str, str] | None = None) -> 
 
 
 class Serving:
-    """`tollhouse serve` on free ports. policy: text of its file, or the path of one. env: more environment.
+    """`tollhouse serve` on free ports. policy: text of its file, or the path of one. env: more environment; descriptors: at most so many.
 
     Leaving the `async with` ends it, and fails if it did not end with 0 or wrote anything to standard error.
     """
 
     def __init__(
-        self, folder: Path, policy: str | Path, *arguments: str, upstream: str | None = None, env: Mapping[str, str] | None = None
+        self,
+        folder: Path,
+        policy: str | Path,
+        *arguments: str,
+        upstream: str | None = None,
+        env: Mapping[str, str] | None = None,
+        descriptors: int | None = None,
     ) -> None:
         self.file = policy if isinstance(policy, Path) else folder / "policy.yaml"
         if isinstance(policy, str):
@@ -59,6 +66,7 @@ class Serving:
         self.stdout = b""
         self.stderr = b""
         self._arguments = arguments
+        self._descriptors = descriptors
         self._env = environment(
             folder,
             {
@@ -83,6 +91,8 @@ class Serving:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
+        if self._descriptors is not None:  # before it has any but its own: the interpreter is still being loaded
+            resource.prlimit(self._process.pid, resource.RLIMIT_NOFILE, (self._descriptors, self._descriptors))
         self._reading = asyncio.create_task(self._read())
         [ready] = await self.logged("server.ready")
         self.url = f"http://{ready['listen']}"
@@ -98,6 +108,10 @@ class Serving:
         code = await self.ended()
         if error is None:
             assert (code, self.stderr) == (0, b"")
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)

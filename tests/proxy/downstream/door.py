@@ -28,6 +28,7 @@ Handler = Callable[[HttpArrival, HttpSink], Awaitable[None]]
 
 GET = b"GET /a HTTP/1.1\r\nhost: x\r\n\r\n"
 MOST_BODY_BYTES = 64 << 20
+CROWDED = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
 def get(target: str = "/a", *fields: str, method: str = "GET", version: str = "1.1") -> bytes:
@@ -93,7 +94,7 @@ class Door:
     rejected: why clients were told that they sent no request.
     """
 
-    def __init__(self, handler: Handler = echo) -> None:
+    def __init__(self, handler: Handler = echo, *, most: int = 4096) -> None:
         self._handler = handler
         self.begun: list[HttpArrival] = []
         self.finished = 0
@@ -101,7 +102,9 @@ class Door:
         self.rejected: list[str] = []
         self.faults: list[dict[str, Any]] = []
         self.wall_s = 1_800_000_000.0
-        self.listener = Listener(answer=self._answer, reject=self._reject, wall_s=lambda: self.wall_s)
+        self.listener = Listener(
+            answer=self._answer, reject=self._reject, wall_s=lambda: self.wall_s, most=most, crowded=lambda: CROWDED
+        )
         self.port = 0
 
     async def __aenter__(self) -> Self:

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from proxy.downstream.arrival import HIGH_WATER_BYTES, HttpArrival
+from proxy.downstream.arrival import HIGH_WATER_BYTES, MOST_TINY, TINY_BYTES, HttpArrival
 from proxy.errors import InvalidCall
 from proxy.wire.request import RequestHead
 from tests.proxy.downstream.door import soon
@@ -22,6 +22,9 @@ class Line:
 
     def invite(self) -> None:
         self.asked.append("invite")
+
+    def source(self) -> str:
+        return "127.0.0.1"
 
 
 def arrival(line: Line | None = None, *, modern: bool = True, **headers: str) -> HttpArrival:
@@ -172,3 +175,38 @@ async def test_a_reader_that_is_cancelled_leaves_the_body_to_be_read() -> None:
     body.feed(b"a")
     body.complete()
     assert await soon(body.read(9)) == b"a"
+
+
+async def test_a_body_of_a_million_tiny_chunks_is_given_up_and_not_kept() -> None:
+    body = arrival()
+    for _ in range(MOST_TINY + 10):
+        body.feed(b"x")
+    body.complete()
+    assert not body.whole, "the connection ends with it"
+    assert body.size == 0
+    with pytest.raises(InvalidCall) as refused:
+        await body.read(1 << 20)
+    assert refused.value.code == "bad_request"
+
+
+@pytest.mark.parametrize(("piece", "length"), [(b"x" * TINY_BYTES, None), (b"x", "20010")])
+async def test_many_chunks_of_some_size_and_many_small_reads_are_nobody_s_fault(piece: bytes, length: str | None) -> None:
+    body = arrival(**({"content_length": length} if length else {}))
+    for _ in range(MOST_TINY + 10):
+        body.feed(piece)
+    body.complete()
+    assert await body.read(1 << 24) == piece * (MOST_TINY + 10)
+
+
+async def test_who_waits_to_be_invited_is_invited_once_however_often_it_is_read() -> None:
+    line = Line()
+    body = arrival(line, expect="100-continue")
+    reading = asyncio.ensure_future(body.read(2))
+    await asyncio.sleep(0)
+    body.feed(b"1234")
+    assert await soon(reading) is None
+    reading = asyncio.ensure_future(body.read(8))
+    await asyncio.sleep(0)
+    body.complete()
+    assert await soon(reading) == b"1234"
+    assert line.asked == ["invite"]

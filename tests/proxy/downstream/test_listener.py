@@ -4,6 +4,7 @@ import asyncio
 import os
 import socket
 import sys
+from functools import partial
 
 import pytest
 
@@ -193,3 +194,65 @@ async def test_what_the_system_keeps_for_a_client_that_does_not_read_is_bounded(
         [connection] = door.listener._connections
         with socket.socket(fileno=os.dup(connection._transport.get_extra_info("socket").fileno())) as sock:
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == UNSENT_BYTES
+
+
+async def gated_by(gate: asyncio.Event, arrival: HttpArrival, sink: HttpSink) -> None:
+    await gate.wait()
+    await echo(arrival, sink)
+
+
+async def test_one_connection_too_many_is_told_so_while_all_others_are_in_use() -> None:
+    gate = asyncio.Event()
+    async with Door(partial(gated_by, gate), most=2) as door, door.caller() as one, door.caller() as other:
+        for caller in (one, other):
+            await caller.send(GET)
+        await door.until(begun=2)
+        for _ in range(3):
+            async with door.caller() as refused:
+                answer = await refused.answer()
+                assert (answer.status, answer.fields["connection"]) == (503, "close")
+                assert await refused.ended() == b""
+        gate.set()
+        for caller in (one, other):
+            assert (await caller.answer()).status == 200
+        assert door.connections == 2
+
+
+async def test_the_connection_that_was_idle_for_longest_makes_room() -> None:
+    async with Door(most=2) as door, door.caller() as old:
+        await door.idle(1)
+        move_time(5)
+        async with door.caller() as young:
+            await young.send(GET)
+            assert (await young.answer()).status == 200
+            async with door.caller() as third:
+                await third.send(GET)
+                assert (await third.answer()).status == 200
+                assert await old.ended() == b""
+                await young.send(GET)
+                assert (await young.answer()).status == 200
+
+
+async def test_who_dawdles_over_a_head_makes_room_and_who_has_just_begun_one_does_not() -> None:
+    async with Door(most=1) as door, door.caller() as slow:
+        await slow.send(GET[:5])
+        await turns(lambda: "head" in waiting(door))
+        async with door.caller() as refused:
+            assert (await refused.answer()).status == 503
+        move_time(5)
+        async with door.caller() as third:
+            await third.send(GET)
+            assert (await third.answer()).status == 200
+        await slow.ended()
+
+
+async def test_the_sweep_looks_closely_only_at_connections_that_have_waited() -> None:
+    """Or thousands of open ones would hold the loop up twice a second."""
+    async with Door() as door, door.caller(), door.caller():
+        await door.idle(2)
+        for connection in door.listener._connections:
+            connection.waiting_for = "nothing that has a patience"
+        await late(door, 1)
+        assert door.connections == 2
+        for connection in door.listener._connections:
+            connection.waiting_for = "request"

@@ -1,7 +1,10 @@
 """Who calls: what a caller presents, and what it becomes."""
 
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from types import FrameType
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -130,3 +133,41 @@ def test_a_new_key_is_as_long_as_its_randomness_and_safe_in_a_header() -> None:
     key = new_key(lambda n: bytes(range(n)))
     assert key == "th-AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"
     assert identify(KeyRing([AccessKey("new", digest(key))]), key).key == "new"
+
+
+def steps_of(presented: str) -> list[tuple[str, int]]:
+    """Every instruction that looking at a key takes, each by its function and place."""
+    steps: list[tuple[str, int]] = []
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            steps.append((frame.f_code.co_name, frame.f_lasti))
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        answer(ONLY_KEYS, presented, loopback=True)
+    finally:
+        sys.settrace(before)
+    return [step for step in steps if step[0] == "_key"]
+
+
+def test_looking_at_a_key_takes_the_same_steps_whatever_is_wrong_with_it_and_up_to_the_verdict_when_it_is_right() -> None:
+    """What differs in time could only be within SHA-256 and one look-up by a digest, which a guesser cannot steer."""
+    right = steps_of("web-key")
+    wrong = [steps_of(key) for key in ("web-kex", "xxxxxxx", "web-key-and-more", hash_of("web-key"), "\udcff")]
+    assert all(steps == wrong[0] for steps in wrong)
+    shared = next(n for n, (one, other) in enumerate(zip(right, wrong[0], strict=False)) if one != other)
+    assert shared >= len(right) - 4, "they part at the verdict: a jump, and the key that is returned"
+
+
+def test_unknown_and_revoked_keys_get_one_answer() -> None:
+    revoked = KeyRing([NIGHTLY])
+    answers = set()
+    for key in ("web-key", "never-known"):
+        with pytest.raises(NotAdmitted) as refused:
+            identify(revoked, key)
+        answers.add((refused.value.code, refused.value.message, refused.value.status))
+    assert len(answers) == 1
