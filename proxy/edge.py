@@ -42,7 +42,7 @@ class Edge:
     async def _reject(self, sink: HttpSink, rejection: Rejection) -> None:
         self._rejected(rejection)
         error = rejection.error
-        sink.whole(public_body(error), error.status, [_JSON])
+        sink.whole(public_body(error), error.status, [*_hints(error), _JSON])
         await sink.room()
 
     def _crowded(self) -> bytes:

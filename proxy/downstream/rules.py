@@ -72,7 +72,10 @@ def fault_of(
     if coding is not None and coding.strip().lower() != "chunked":
         return Rejection("coding", InvalidCall("coding_not_supported", "No transfer coding but 'chunked' is accepted.", close=True))
     if method == "TRACE" or method == "CONNECT":
-        return Rejection("method", InvalidCall("method_not_allowed", "This method is not accepted here.", close=True))
+        allow = (("allow", "GET, HEAD, POST, PUT, PATCH, DELETE"),)
+        return Rejection(
+            "method", InvalidCall("method_not_allowed", "This method is not accepted here.", headers=allow, close=True)
+        )
     if method in BODILESS and (coding is not None or headers.get("content-length", "0").strip("0")):
         return Rejection("body", InvalidCall("bad_request", f"A {method} request has no body here.", close=True))
     if modern and headers.get("expect", "100-continue").lower() != "100-continue":

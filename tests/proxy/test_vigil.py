@@ -9,17 +9,21 @@ from tests.clock import FakeClock
 
 
 class Looked:
-    """An overload, a pipeline and a listener, as far as they are looked at."""
+    """An overload, a pipeline, upstreams' healths and a listener, as far as they are looked at."""
 
     def __init__(self, *, near: bool) -> None:
         self.near = near
         self.inflight = 7
+        self.rolls = 0
         self.looks: list[tuple[float, int]] = []
         self.sweeps: list[float] = []
         self.swept = asyncio.Event()
 
     def look(self, *, late_s: float, running: int) -> None:
         self.looks.append((late_s, running))
+
+    def roll(self) -> None:
+        self.rolls += 1
 
     def close_late(self, *, header_s: float) -> None:
         self.sweeps.append(header_s)
@@ -30,7 +34,9 @@ class Looked:
 async def test_room_is_looked_for_several_times_before_connections_are_and_the_lag_is_told() -> None:
     metrics = Metrics(version="1", clock=FakeClock())
     looked: Any = Looked(near=True)
-    vigil = Vigil(overload=looked, pipeline=looked, listeners=(looked,), header_s=10.0, lag=metrics.loop_lag_seconds)
+    vigil = Vigil(
+        overload=looked, pipeline=looked, listeners=(looked,), healths=looked, header_s=10.0, lag=metrics.loop_lag_seconds
+    )
     running = asyncio.create_task(vigil.run())
     async with asyncio.timeout(20):
         await looked.swept.wait()
@@ -38,4 +44,5 @@ async def test_room_is_looked_for_several_times_before_connections_are_and_the_l
     assert len(looked.looks) > len(looked.sweeps)
     assert all(late_s >= 0 and calls == 7 for late_s, calls in looked.looks)
     assert looked.sweeps == [10.0, 10.0]
+    assert looked.rolls == 2
     assert metrics.loop_lag_seconds.count >= len(looked.looks)
