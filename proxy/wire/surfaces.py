@@ -6,6 +6,7 @@ what is matched is what is sent upstream, so nothing is decoded or tidied up; an
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 
 from proxy.call import Surface
@@ -66,15 +67,16 @@ SOCKETS: Mapping[str, Surface] = {
         Surface(name="realtime", path="/v1/responses", methods=("GET",), metered=False, model_required=False, switches=True),
     )
 }
-# One answer of a realtime model. The cap's older name is what servers know that know the older dialect alone.
+# One answer of a realtime model. The cap to add stands at both ends: it goes by the dialect, and not by the model's name.
 TURN = Surface(
     name="realtime",
     path="/v1/realtime",
     methods=("GET",),
-    caps=("max_response_output_tokens", "max_output_tokens"),
+    caps=("max_output_tokens", "max_response_output_tokens", "max_output_tokens"),
     streams=True,
     has_output=True,
 )
+OLD_TURN = replace(TURN, caps=("max_response_output_tokens", "max_output_tokens", "max_response_output_tokens"))
 
 # Why a path below these has no meter: what it costs cannot be told from the call.
 _WHY: Mapping[str, str] = {
