@@ -103,17 +103,17 @@ class Admission:
             if not call.units:
                 _bound(trip.set, call)
 
-    def meet(self, trip: Trip) -> None:
+    def meet(self, trip: Trip, *, units: bool = False) -> None:
         """`shape` for a call that has no body, and whose facts are filled in: a turn of a session, or its opening that names a model.
 
-        Errors: Refusal.
+        units: what it uses may be sold by its length instead of the token. Errors: Refusal.
         """
         call, policies = trip.call, trip.set
         plan = trip.plan = _met(policies, call)
         call.price = policies.prices.at(self.clock.wall_s()).find(call.model)
         self._check(call, plan)
         price = call.price
-        if price is None or not (price.by_tokens or price.free):
+        if price is None or not (price.by_tokens or price.free or units):
             raise _unpriced(policies, call)
 
     def _check(self, call: Call, plan: Plan) -> None:

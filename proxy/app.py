@@ -23,12 +23,12 @@ from proxy.admin import Admin
 from proxy.admission import Admission
 from proxy.chance import Chance
 from proxy.clock import SystemClock
-from proxy.deadlines import Sweep
+from proxy.deadlines import DRAIN, Sweep
 from proxy.dispatch import Dispatch
 from proxy.edge import Edge
 from proxy.errors import StateUnavailable
 from proxy.pager import Pager
-from proxy.pipeline import DRAIN, Pipeline
+from proxy.pipeline import Pipeline
 from proxy.policy.contract import Clause
 from proxy.policy.document import PolicyFileError
 from proxy.policy.lints import lints
@@ -47,7 +47,7 @@ from proxy.tokens import Tokenizer
 from proxy.upstream.client import HttpUpstream
 from proxy.upstream.tunnel import Proxies
 from proxy.wire.headers import READ_OF_ANSWERS
-from proxy.wire.surfaces import PASSTHROUGH, SURFACES
+from proxy.wire.surfaces import PASSTHROUGH, SOCKETS, SURFACES
 
 if TYPE_CHECKING:  # both bring aiohttp, 13 MiB and 0.2 s, which only those pay who page or pretend
     from proxy.courier import Courier
@@ -81,7 +81,9 @@ class App:
         self.clock = SystemClock()
         chance = Chance()
         self.metrics = Metrics(
-            version=__version__, clock=self.clock, surfaces=dict.fromkeys(s.name for s in (*SURFACES, PASSTHROUGH))
+            version=__version__,
+            clock=self.clock,
+            surfaces=dict.fromkeys(s.name for s in (*SURFACES, *SOCKETS.values(), PASSTHROUGH)),
         )
         self.tokenizer = Tokenizer(on_fault=lambda said: log.event("tokens.unavailable", level="error", where=said))
         self.sweep = Sweep(loop)

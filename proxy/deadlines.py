@@ -8,7 +8,10 @@ it is a client that left and passes on.
 import asyncio
 from math import inf
 
+from proxy.errors import InvalidCall, Overloaded, ProxyError, UpstreamError
+
 TICK_S = 0.1
+DRAIN = "drain"
 
 
 class Watch:
@@ -122,3 +125,14 @@ class Sweep:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def deadline_error(watch: Watch) -> ProxyError:
+    """The error for the deadline that passed."""
+    if watch.expired == "body_read":
+        return InvalidCall("request_timeout", "The body was not sent in time (deadline: body_read).", close=True)
+    if watch.expired == DRAIN:
+        return Overloaded("draining", "The proxy is shutting down and its grace is over.", close=True)
+    if watch.expired == "write_stall":
+        return InvalidCall("client_stalled", "The client stopped reading (deadline: write_stall).", close=True)
+    return UpstreamError("upstream_timeout", f"The upstream was too slow (deadline: {watch.expired}).", detail=watch.expired)

@@ -37,13 +37,11 @@ class Dispatch:
         """
         call, entry = trip.call, trip.entry
         assert entry is not None
-        own = (f"x-request-id: {call.id}", f"traceparent: {trip.traceparent}")
+        own = self.own(trip)
         sent_body = (call.parts or body.patched(call)) if call.surface.metered else _chunks(entry, call, arrival)
         failure: UpstreamError | None = None
         for name in trip.set.route(call.model):
-            way = entry.ways.get(name)
-            if way is None:
-                way = entry.ways[name] = self._way(name, trip.set.upstreams[name], entry, arrival)
+            way = entry.ways.get(name) or self.way(name, entry, arrival)
             trip.upstream = name
             timeouts = call.timeouts = way.timeouts.within(call.timeouts)
             for _ in range(way.attempts):
@@ -78,8 +76,13 @@ class Dispatch:
         assert failure is not None, "a route names upstreams, and each was tried"
         raise failure
 
-    def _way(self, name: str, config: UpstreamConfig, entry: Entry, arrival: Arrival) -> Way:
+    def own(self, trip: Trip) -> tuple[str, str]:
+        """The lines of a head that are a call's own (_OWN)."""
+        return f"x-request-id: {trip.call.id}", f"traceparent: {trip.traceparent}"
+
+    def way(self, name: str, entry: Entry, arrival: Arrival) -> Way:
         """What is the same in every call with this head that goes to an upstream."""
+        config = entry.set.upstreams[name]
         ours = [
             "accept-encoding: identity",  # usage can only be read in a body that is not compressed
             f"via: 1.1 {self.pseudonym}",
@@ -89,7 +92,8 @@ class Dispatch:
         head = arrival.head
         fields = towards_upstream(head.headers, extra=config.forward_headers, ours=ours, own=_OWN)
         ask = Ask(head.method, entry.target, tuple(fields))
-        return Way(self.upstream(name, config), ask, config.timeouts, config.attempts)
+        way = entry.ways[name] = Way(self.upstream(name, config), ask, config.timeouts, config.attempts)
+        return way
 
 
 def _chunks(entry: Entry, call: Call, arrival: Arrival) -> Body:

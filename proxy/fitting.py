@@ -21,7 +21,8 @@ async def hold_less(
 ) -> Reservation | Denial:
     """The charges of the call with the largest output cap that fits, and the call with that cap; or why it cannot be made to fit.
 
-    denial: of the call as it is. order: what it holds whatever its cap is, and in whose name. least: the smallest cap to try beside what the clauses say.
+    denial: of the call as it is. order: what it holds whatever its cap is, and in whose name. least: the smallest cap to try beside what
+    the clauses say.
     Errors: StateUnavailable.
     """
     last = 0

@@ -11,15 +11,17 @@ the call after it.
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from proxy.admission import Admission
 from proxy.allowance import allowance_lines, usd
 from proxy.call import Call
 from proxy.clock import Clock
-from proxy.deadlines import Sweep, Watch
+from proxy.deadlines import Sweep, Watch, deadline_error
 from proxy.departure import Departures, hear_out
 from proxy.dispatch import Dispatch, meter_for
-from proxy.errors import InvalidCall, Overloaded, ProxyError, UpstreamError
+from proxy.errors import Overloaded, ProxyError
 from proxy.policy.contract import REQUESTS, TOKENS
 from proxy.policy.policyset import PolicySet
 from proxy.relay import Head, Sink, relay
@@ -31,9 +33,11 @@ from proxy.wire.headers import sane_request_id, towards_client
 from proxy.wire.meter import PassMeter
 from proxy.wire.sse import is_stream
 
+if TYPE_CHECKING:  # it brings a library of its own, which only those pay who open sessions
+    from proxy.realtime.opening import Openings
+
 _ERROR_WRITE_S = 10.0
 _ID_BYTES = 12  # random ones of a request id
-DRAIN = "drain"
 _EVENTS = ("cache-control: no-cache", "x-accel-buffering: no")
 
 
@@ -53,6 +57,7 @@ class Pipeline:
     inflight: int = 0
     departures: Departures = field(default_factory=Departures)
     _idle: asyncio.Event | None = None  # while somebody waits for it
+    _openings: "Openings | None" = None
 
     def __repr__(self) -> str:
         return f"<Pipeline inflight={self.inflight} draining={self.draining}>"
@@ -70,7 +75,7 @@ class Pipeline:
             if error is not None:
                 trip.failed(error)
                 watch.rearm("write_stall", _ERROR_WRITE_S)
-                await fail(trip, error, sink)
+                await (fail(trip, error, sink) if trip.fail is None else trip.fail(error))
         except (asyncio.CancelledError, ConnectionError) as gone:
             trip.ending = "client_gone"
             sink.abort()
@@ -122,6 +127,9 @@ class Pipeline:
             await admission.reserve(trip)
             try:
                 trip.admitted_ns = self.clock.monotonic_ns()
+                if entry.surface.switches:
+                    await self._talk(trip, arrival, sink, watch)
+                    return None
                 opening = self.dispatch.open(trip, arrival, watch)
                 answer = await (opening if trip.call.drain is None else self.departures.opened(opening, trip, watch))
                 try:
@@ -140,7 +148,7 @@ class Pipeline:
         except asyncio.CancelledError:
             if not watch.absorb():
                 raise
-            return _deadline_error(watch)
+            return deadline_error(watch)
         except ProxyError as error:
             return error
         except ConnectionError:
@@ -149,6 +157,21 @@ class Pipeline:
             self.observer.fault(error, trip.call.id)
             return ProxyError("internal_error", "The proxy failed; the request id finds the cause in its log.", close=True)
         return None
+
+    async def _talk(self, trip: Trip, arrival: Arrival, sink: Sink, watch: Watch) -> None:
+        """A session over a WebSocket; its opening is settled as any call. The first one loads what it takes, in a thread."""
+        if self._openings is None:
+            module = await asyncio.to_thread(import_module, "proxy.realtime.opening")
+            self._openings = self._openings or module.Openings(
+                admission=self.admission,
+                dispatch=self.dispatch,
+                settlement=self.settlement,
+                observer=self.observer,
+                policies=self.policies,
+                random=self.random,
+            )
+        assert self._openings is not None
+        await self._openings.run(trip, arrival, sink, watch, response_lines)
 
 
 @dataclass(eq=False, slots=True)
@@ -196,14 +219,3 @@ def response_lines(trip: Trip) -> list[str]:
     if trip.admitted_ns is not None:
         lines.append(f"server-timing: {trip.timing(trip.admitted_ns)}")
     return lines
-
-
-def _deadline_error(watch: Watch) -> ProxyError:
-    """The error for the deadline that passed."""
-    if watch.expired == "body_read":
-        return InvalidCall("request_timeout", "The body was not sent in time (deadline: body_read).", close=True)
-    if watch.expired == DRAIN:
-        return Overloaded("draining", "The proxy is shutting down and its grace is over.", close=True)
-    if watch.expired == "write_stall":
-        return InvalidCall("client_stalled", "The client stopped reading (deadline: write_stall).", close=True)
-    return UpstreamError("upstream_timeout", f"The upstream was too slow (deadline: {watch.expired}).", detail=watch.expired)

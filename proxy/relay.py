@@ -54,6 +54,12 @@ class Sink(Protocol):
     async def room(self) -> None:
         """Until the reader has taken enough. May be cancelled."""
 
+    def switch(self, lines: list[str], heir: asyncio.Protocol) -> asyncio.Transport:
+        """As in `Switch`."""
+
+    def lost(self, exc: Exception | None) -> None:
+        """As in `Switch`."""
+
     def abort(self) -> None:
         """Break the connection, so that nobody takes what was sent for a whole answer."""
 

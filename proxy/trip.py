@@ -1,7 +1,7 @@
 """One call's way through the pipeline: what is known of it so far, and what kind of call it became."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -39,6 +39,16 @@ class Arrival(Protocol):
         """The body as it comes. Errors: InvalidCall("request_too_large") in the middle of it."""
 
 
+class Switch(Protocol):
+    """A client's socket that may become another protocol's."""
+
+    def switch(self, lines: list[str], heir: asyncio.Protocol) -> asyncio.Transport:
+        """The head of a 101, and the socket is the heir's. Errors: InvalidCall where the client spoke the other protocol before it."""
+
+    def lost(self, exc: Exception | None) -> None:
+        """The heir says that the socket is closed."""
+
+
 class Observer(Protocol):
     """Who is told how calls went."""
 
@@ -58,6 +68,7 @@ class Trip:
 
     traceparent: sent upstream. set: the policies this call began with and ends with.
     sent: an upstream may have been given the call; answered: its head came.
+    fail: how the client is told of an error when its connection is another protocol's; None while it is not.
     counting: a settlement that waits for the tokenizer and outlives a client that left.
     """
 
@@ -76,6 +87,7 @@ class Trip:
     sent: bool = field(default=False, init=False)
     answered: bool = field(default=False, init=False)
     settled: bool = field(default=False, init=False)
+    fail: Callable[[ProxyError], Awaitable[None]] | None = field(default=None, init=False)
     counting: asyncio.Task[None] | None = field(default=None, init=False)
     usage: Usage = field(default=_NOTHING, init=False)
     usage_source: UsageSource | None = field(default=None, init=False)

@@ -29,6 +29,7 @@ STEPS = (
     "proxy.relay",
     "proxy.settlement",
     "proxy.accounts",
+    "proxy.realtime",
     "proxy.pipeline",
 )
 AIDS = ("proxy.deadlines", "proxy.tokens", "proxy.encodings", "proxy.counting", "proxy.allowance", "proxy.spenders")
@@ -93,6 +94,7 @@ LIBRARIES: Mapping[str, tuple[str, ...]] = {
     "yaml": ("proxy.policy",),
     "httptools": ("proxy.upstream", "proxy.downstream"),
     "simdjson": ("proxy.wire.glance",),
+    "websockets": ("proxy.realtime.frames",),
     "aiolimiter": ("proxy.lane",),
     "tiktoken": ("proxy.encodings",),
     "prometheus_client": ("proxy.telemetry.exposition",),
