@@ -10,7 +10,7 @@ from proxy.policy.values import By, Count, check_by
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Concurrency(Clause):
-    """Calls at the same time; one counts until its answer has ended."""
+    """Calls at the same time; one counts until its answer has ended, a session over a WebSocket until it has."""
 
     clause: ClassVar[str] = "concurrency"
     stage: ClassVar[Stage] = Stage.ADMIT

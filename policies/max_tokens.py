@@ -12,7 +12,7 @@ WhenOver = Annotated[Literal["clamp", "reject"], words("clamp", "reject")]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaxTokens(Clause):
-    """The most output tokens of one answer; a call that names none gets this cap."""
+    """The most output tokens of one answer; a call that names none gets this cap. So do the events of a WebSocket that carry caps."""
 
     clause: ClassVar[str] = "max_tokens"
     stage: ClassVar[Stage] = Stage.SHAPE

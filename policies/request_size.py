@@ -15,7 +15,7 @@ class RequestSize(Clause):
     clause: ClassVar[str] = "request_size"
     stage: ClassVar[Stage] = Stage.VALIDATE
 
-    max: Size = option("bytes of body, with a unit: 512KiB, 4MB")
+    max: Size = option("bytes of body, with a unit: 512KiB, 4MB; of one message where a session is spoken over a WebSocket")
 
     def body_limit(self) -> int | None:
         return self.max

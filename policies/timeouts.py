@@ -21,8 +21,8 @@ class Timeouts(Clause):
     connect: Duration | None = option("to reach the upstream", default=None)
     first_byte: Duration | None = option("from the call sent to the head of its answer", default=None)
     first_token: Duration | None = option("from the call sent to the first token of a stream", default=None)
-    idle: Duration | None = option("the longest silence within an answer", default=None)
-    total: Duration | None = option("the whole call", default=None)
+    idle: Duration | None = option("the longest silence within an answer, not between those of a session", default=None)
+    total: Duration | None = option("the whole call, or the whole session", default=None)
     write_stall: Duration | None = option("how long the client may stop reading", default=None)
 
     def __post_init__(self) -> None:

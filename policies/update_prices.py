@@ -32,7 +32,10 @@ SOURCE = "price table of the package litellm (MIT)"
 PROVIDERS = ("openai", "text-completion-openai")
 
 # The surfaces that have a meter.
-MODES = ("chat", "completion", "responses", "embedding", "moderation", "image_generation", "audio_speech", "audio_transcription")
+MODES = (
+    *("chat", "completion", "responses", "embedding", "moderation"),
+    *("image_generation", "audio_speech", "audio_transcription", "realtime"),
+)
 # These take lists, and the source's limit is that of one item, not of a call.
 LIST_MODES = ("embedding", "moderation")
 
@@ -47,6 +50,8 @@ CLASSES: Mapping[str, str] = {
     "image_input": "input_cost_per_image_token",
     "image_output": "output_cost_per_image_token",
 }
+# What is read again of a conversation costs the dearest of these, since our table has one class for it.
+CACHED = tuple(f"cache_read_input_{kind}token_cost" for kind in ("", "audio_", "image_"))
 # What is not sold by the token, in dollars each.
 UNITS: Mapping[str, str] = {"character": "input_cost_per_character", "second": "input_cost_per_second"}
 TIERS = ("flex", "priority", "ultrafast")
@@ -81,9 +86,11 @@ def rows_of(models: Mapping[str, Mapping[str, Any]]) -> dict[str, Row]:
         row = _classes(entry)
         if "input" not in row:
             row = {ours: _each(entry[theirs]) for ours, theirs in UNITS.items() if entry.get(theirs) is not None}
-            if not row:
-                continue  # priced by something else
+            if not row or entry["mode"] == "realtime":
+                continue  # priced by something else, or by the time that a session lasts
             row["input"] = row["output"] = Decimal(0)
+        if entry["mode"] == "realtime" and "cached_input" in row:
+            row["cached_input"] = max(Decimal(entry[theirs]) * 10**6 for theirs in CACHED if entry.get(theirs) is not None)
         if entry["mode"] in LIST_MODES:
             row.setdefault("output", Decimal(0))  # they answer with numbers, not with tokens
         elif "image_output" in row:

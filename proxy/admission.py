@@ -7,14 +7,14 @@ The rule a reader could break: a body is read only after its caller is known, an
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from proxy.allowance import denial_message
 from proxy.call import Call, Principal, Surface
 from proxy.clock import Clock
 from proxy.counting import count_input
 from proxy.deadlines import Watch
-from proxy.entry import Entry
+from proxy.entry import Entry, Order
 from proxy.errors import InvalidCall, NotAdmitted, Refusal
 from proxy.fitting import hold_less
 from proxy.guesses import Guesses
@@ -22,7 +22,7 @@ from proxy.overload import SMALL_BYTES, Overload
 from proxy.policy.contract import NANOUSD, TOKENS, Unit
 from proxy.policy.policyset import Plan, PolicySet, charges
 from proxy.policy.prices import PriceTable
-from proxy.state.contract import Denial, Holder, Reservation, StateStore
+from proxy.state.contract import Denial, Reservation, StateStore
 from proxy.tokens import Tokenizer
 from proxy.trip import Arrival, Observer, Trip
 from proxy.wire import body, units
@@ -32,7 +32,8 @@ from proxy.wire.headers import presented_key, refuse_ambiguous
 from proxy.wire.hosted import ANY_TOOL, UNPAID, offered
 from proxy.wire.inputs import hides_input
 from proxy.wire.request import RequestHead
-from proxy.wire.surfaces import PASSTHROUGH, ROOT, canonical, surface_of, why_unmetered
+from proxy.wire.surfaces import PASSTHROUGH, ROOT, SOCKETS, canonical, surface_of, why_unmetered
+from proxy.wire.upgrade import is_opening, key_among, protocols_of, read_query
 from proxy.wire.weight import LIGHT_BYTES, weigh
 
 # What a model reads and writes at most, when a call does not show it and the price table does not know the model.
@@ -113,6 +114,12 @@ class Admission:
         """
         call, entry = trip.call, trip.entry
         assert entry is not None
+        if entry.query is not None and entry.query.model is not None and call.surface.model_required:
+            # One token is held for as long as the session lasts, so that one whose money is spent is not opened.
+            call.model_asked = call.model = entry.query.model
+            call.cap = 1
+            self.meet(trip)
+            return
         known = None
         if received is not None:
             data, at = received
@@ -121,6 +128,27 @@ class Admission:
         plan = trip.plan = known or _prepare(trip.set, entry, call, received, now_s=self.clock.wall_s())
         if known is None and received is not None:
             entry.outlines.learn(call, plan)
+        self._check(call, plan)
+        if received is not None:
+            if call.price is None:
+                raise _unpriced(trip.set, call)
+            if not call.units:
+                _bound(trip.set, call)
+
+    def meet(self, trip: Trip, *, units: bool = False) -> None:
+        """`shape` for a call that has no body, and whose facts are filled in: a turn of a session, or its opening that names a model.
+
+        units: what it uses may be sold by its length instead of the token. Errors: Refusal.
+        """
+        call, policies = trip.call, trip.set
+        plan = trip.plan = _met(policies, call)
+        call.price = policies.prices.at(self.clock.wall_s()).find(call.model)
+        self._check(call, plan)
+        price = call.price
+        if price is None or not (price.by_tokens or price.free or units):
+            raise _unpriced(policies, call)
+
+    def _check(self, call: Call, plan: Plan) -> None:
         for clause in plan.check:
             clause.check(call)
         for clause in plan.shadow_check:
@@ -128,11 +156,6 @@ class Admission:
                 clause.check(call)
             except Refusal:
                 self.observer.would_refuse(clause.policy, clause.clause)
-        if received is not None:
-            if call.price is None:
-                raise _unpriced(trip.set, call)
-            if not call.units:
-                _bound(trip.set, call)
 
     def _enter(self, policies: PolicySet, call: Call, arrival: Arrival, now_s: float) -> Entry:
         """All that the head decides, noted in the call as soon as it is known. Errors: InvalidCall, NotAdmitted."""
@@ -141,10 +164,14 @@ class Admission:
         if head.repeated:
             refuse_ambiguous(head.repeated)
         call.path, query = canonical(head.target)
-        call.principal = self._identify(policies, arrival, now_s)
-        call.surface = _surface(policies, call.path, head.method)
+        opening = "upgrade" in headers and call.path in SOCKETS and is_opening(head)
+        call.principal = self._identify(policies, arrival, now_s, opening=opening)
+        call.surface = SOCKETS[call.path] if opening else _surface(policies, call.path, head.method)
         if not _TELLING.isdisjoint(headers):
-            self._refuse_odd(headers)
+            self._refuse_odd(headers, opening=opening)
+        if opening and "origin" in headers and policies.keys.is_anonymous(call.principal.key):
+            # A browser lets any page open a WebSocket to this machine, and asks nobody.
+            raise NotAdmitted("missing_api_key", "A page in a browser needs a key of its own to open a WebSocket.")
         boundary = _boundary(call.surface, headers) if call.surface.metered else None
         most_bytes, bounded_by = policies.body_limit(call.principal, call.path)
         entry = Entry(
@@ -159,15 +186,18 @@ class Admission:
             most_bytes=most_bytes,
             small_bytes=min(most_bytes, SMALL_BYTES),
             bounded_by=bounded_by,
+            query=read_query(query, model_required=call.surface.model_required) if opening else None,
         )
         if head.known:
             self._remember(head, entry)
         return entry
 
-    def _identify(self, policies: PolicySet, arrival: Arrival, now_s: float) -> Principal:
+    def _identify(self, policies: PolicySet, arrival: Arrival, now_s: float, *, opening: bool) -> Principal:
         """Who calls. Errors: NotAdmitted, also for a key that is not looked at because too many were wrong; InvalidCall."""
         headers = arrival.head.headers
         presented = presented_key(headers.get("authorization"), headers.get("api-key"))
+        if opening:
+            presented = key_among(protocols_of(headers), presented)
         if presented:
             self.guesses.look(presented, policies.keys, arrival.source)
         try:
@@ -187,9 +217,9 @@ class Admission:
             self._entries.clear()
         self._entries[head] = entry
 
-    def _refuse_odd(self, headers: Mapping[str, str]) -> None:
+    def _refuse_odd(self, headers: Mapping[str, str], *, opening: bool) -> None:
         """What a request's framing and way may not be. Errors: InvalidCall."""
-        if "upgrade" in headers:
+        if "upgrade" in headers and not opening:
             raise InvalidCall("upgrade_not_supported", "Connections cannot be upgraded here.", close=True)
         if self.pseudonym in headers.get("via", ""):
             raise InvalidCall("bad_request", "The call came back to the proxy that sent it: an upstream points at this proxy.")
@@ -199,10 +229,10 @@ class Admission:
         call, plan, entry = trip.call, trip.plan, trip.entry
         assert plan is not None
         assert entry is not None
-        holder, steady = entry.orders.get(plan) or entry.order(call, plan)
-        held = await self.store.reserve(charges(call, plan.varying, steady), holder, lasts_s=trip.set.longest_s)
+        order = entry.orders.get(plan) or entry.order(call, plan)
+        held = await self.store.reserve(charges(call, plan.varying, order.steady), order.holder, lasts_s=trip.set.longest_s)
         if isinstance(held, Denial):
-            held = await self._reserve_less(trip, held, holder)
+            held = await self._reserve_less(trip, held, order)
         if isinstance(held, Denial):
             trip.balances = (held.balance,)
             raise _refusal(held)
@@ -213,25 +243,36 @@ class Admission:
                     self.observer.would_refuse(denial.charge.limit.policy, denial.charge.limit.clause)
         trip.reservation = held
 
-    async def _reserve_less(self, trip: Trip, denial: Denial, holder: Holder) -> Reservation | Denial:
+    async def reserve_anyway(self, trip: Trip) -> None:
+        """Hold what a call takes that nobody can refuse any more: the upstream has begun it by itself."""
+        call, plan, entry = trip.call, trip.plan, trip.entry
+        assert plan is not None
+        assert entry is not None
+        order = entry.orders.get(plan) or entry.order(call, plan)
+        asked = [replace(charge, enforced=False) for charge in charges(call, plan.varying, order.steady)]
+        held = await self.store.reserve(asked, order.holder, lasts_s=trip.set.longest_s)
+        assert not isinstance(held, Denial), "a charge that is not enforced is never denied"
+        trip.reservation = held
+
+    async def _reserve_less(self, trip: Trip, denial: Denial, order: Order) -> Reservation | Denial:
         """Hold what is left of tokens and money, where the call can do with it: its input counted, its output cap lowered to fit."""
         call, plan = trip.call, trip.plan
         assert plan is not None
         if not _is_short(denial) or call.fields is None:
             return denial
         if call.cap is None:  # what is held for its output is so much that its input is only counted where that makes a difference
-            held = await hold_less(self.store, trip.set, call, plan, denial, holder=holder, least=call.input_bound)
+            held = await hold_less(self.store, trip.set, call, plan, denial, order=order, least=call.input_bound)
             if not isinstance(held, Denial):
                 return held
         counted = await count_input(call, self.tokenizer)
         likely = counted.tokens + counted.tokens // 32 + 16  # framing is not published to the token, so a little on top
         if counted.exact and likely < call.input_bound:
             call.input_bound = likely
-            again = await self.store.reserve(trip.set.charges(call, plan), holder, lasts_s=trip.set.longest_s)
+            again = await self.store.reserve(charges(call, plan.varying, order.steady), order.holder, lasts_s=trip.set.longest_s)
             if not isinstance(again, Denial) or not _is_short(again):
                 return again
             denial = again
-        return await hold_less(self.store, trip.set, call, plan, denial, holder=holder)
+        return await hold_less(self.store, trip.set, call, plan, denial, order=order)
 
 
 def _is_short(denial: Denial) -> bool:
@@ -284,11 +325,7 @@ def _prepare(policies: PolicySet, entry: Entry, call: Call, received: tuple[byte
         call.fields = form.fields if form is not None else body.parse(call.body)
         body.check(call.surface, call.fields)  # every field that costs money is sane from here on
         body.shape(call)
-    plan = policies.plan(call.principal, call.path, call.model)
-    for clause in plan.prepare:
-        clause.prepare(call)
-    for clause in plan.shadow_prepare:
-        clause.prepare(call.scratch())
+    plan = _met(policies, call)
     if received is not None and call.fields is not None:
         tier = call.fields.get("service_tier")
         prices = policies.prices.at(now_s)
@@ -307,6 +344,16 @@ def _prepare(policies: PolicySet, entry: Entry, call: Call, received: tuple[byte
             )
         elif offers := offered(call.surface.name, call.fields):
             _hold_tools(prices, call, offers)
+    return plan
+
+
+def _met(policies: PolicySet, call: Call) -> Plan:
+    """Which clauses the call meets, and what they make of it."""
+    plan = policies.plan(call.principal, call.path, call.model)
+    for clause in plan.prepare:
+        clause.prepare(call)
+    for clause in plan.shadow_prepare:
+        clause.prepare(call.scratch())
     return plan
 
 

@@ -22,7 +22,7 @@ from proxy.admin import Admin
 from proxy.admission import Admission
 from proxy.chance import Chance
 from proxy.clock import SystemClock
-from proxy.deadlines import Sweep
+from proxy.deadlines import DRAIN, Sweep
 from proxy.dispatch import Dispatch
 from proxy.downstream.rules import REASONS
 from proxy.edge import Edge
@@ -32,7 +32,7 @@ from proxy.health import Health, Healths
 from proxy.memory import Memory, bounds
 from proxy.overload import Overload
 from proxy.pager import Pager
-from proxy.pipeline import DRAIN, Pipeline
+from proxy.pipeline import Pipeline
 from proxy.policy.contract import Clause
 from proxy.policy.document import PolicyFileError
 from proxy.policy.lints import lints
@@ -54,7 +54,7 @@ from proxy.upstream.client import HttpUpstream
 from proxy.upstream.tunnel import Proxies
 from proxy.vigil import Vigil
 from proxy.wire.headers import READ_OF_ANSWERS
-from proxy.wire.surfaces import PASSTHROUGH, SURFACES
+from proxy.wire.surfaces import PASSTHROUGH, SOCKETS, SURFACES
 
 if TYPE_CHECKING:  # both bring aiohttp, 13 MiB and 0.2 s, which only those pay who page or pretend
     from proxy.courier import Courier
@@ -86,7 +86,7 @@ class App:
         self.pretend = pretend
         self.clock = SystemClock()
         chance = Chance()
-        surfaces = dict.fromkeys(s.name for s in (*SURFACES, PASSTHROUGH))
+        surfaces = dict.fromkeys(s.name for s in (*SURFACES, *SOCKETS.values(), PASSTHROUGH))
         self.metrics = Metrics(version=__version__, clock=self.clock, surfaces=surfaces, rejections=REASONS)
         self.tokenizer = Tokenizer(on_fault=lambda said: log.event("tokens.unavailable", level="error", where=said))
         self.sweep = Sweep(loop)

@@ -37,6 +37,7 @@ class Surface:
     caps: body fields that cap the output, the one to inject last; least_cap: smallest value the API accepts for a cap.
     default_cap: what the API applies when no cap is sent, or None for the model's own maximum.
     fanout: body fields that multiply the output. form: the body may be a form (multipart). default_model: for a body that names none.
+    switches: the connection becomes a WebSocket, and what is metered goes over that.
     Source: facts on the OpenAI API, sections 1, 2, 4, 5.
     """
 
@@ -53,6 +54,7 @@ class Surface:
     model_required: bool = True
     form: bool = False
     default_model: str | None = None
+    switches: bool = False
 
 
 @lru_cache(maxsize=1024)  # names come from clients, 256 characters at most

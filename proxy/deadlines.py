@@ -9,7 +9,11 @@ import asyncio
 from collections.abc import Callable
 from math import inf
 
+from proxy.errors import InvalidCall, Overloaded, ProxyError, UpstreamError
+
 TICK_S = 0.1
+TOO_LARGE = "too large"  # what a watch expires of, beside its deadlines, where an answer has no end
+DRAIN = "drain"
 
 
 class Watch:
@@ -149,3 +153,18 @@ class Sweep:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def deadline_error(watch: Watch) -> ProxyError:
+    """The error for the deadline that passed."""
+    passed = watch.expired
+    if passed == "body_read":
+        return InvalidCall("request_timeout", "The body was not sent in time (deadline: body_read).", deadline=passed, close=True)
+    if passed == DRAIN:
+        message = "The proxy is shutting down and its grace is over (deadline: drain)."
+        return Overloaded("draining", message, deadline=passed, close=True)
+    if passed == "write_stall":
+        return InvalidCall("client_stalled", "The client stopped reading (deadline: write_stall).", deadline=passed, close=True)
+    if passed == TOO_LARGE:
+        return UpstreamError("answer_too_large", "The upstream's answer is larger than the operator allows.")
+    return UpstreamError("upstream_timeout", f"The upstream was too slow (deadline: {passed}).", deadline=passed)

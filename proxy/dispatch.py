@@ -65,13 +65,11 @@ class Dispatch:
         """
         call, entry = trip.call, trip.entry
         assert entry is not None
-        own = (f"x-request-id: {call.id}", f"traceparent: {trip.traceparent}")
+        own = self.own(trip)
         sent_body = (call.parts or body.patched(call)) if call.surface.metered else self._upload(entry, call, arrival, watch)
         asked, trouble = call.timeouts, None
         for name in trip.set.route(call.model):
-            way = entry.ways.get(name)
-            if way is None:
-                way = entry.ways[name] = self._way(name, trip.set.upstreams[name], entry, arrival)
+            way = entry.ways.get(name) or self.way(name, entry, arrival)
             health = way.health
             tries = 0
             while True:
@@ -112,7 +110,7 @@ class Dispatch:
                 except UpstreamError as error:
                     if opening is not None:
                         opening.close()
-                    _not_answered(error, way, timeouts, probe)
+                    not_answered(error, way, timeouts, probe)
                     trip.sent = error.sent
                     if error.sent:
                         raise
@@ -120,7 +118,7 @@ class Dispatch:
                 except BaseException:
                     if opening is not None:
                         opening.close()
-                    _given_up(way, timeouts, watch, probe)
+                    given_up(way, timeouts, watch, probe)
                     raise
                 else:
                     status = answer.status
@@ -170,8 +168,13 @@ class Dispatch:
         """The body of an unmetered call, passed on as it comes."""
         return () if call.method in BODILESS else upload(arrival.chunks(entry.most_bytes), watch, self.body_s)
 
-    def _way(self, name: str, config: UpstreamConfig, entry: Entry, arrival: Arrival) -> Way:
+    def own(self, trip: Trip) -> tuple[str, str]:
+        """The lines of a head that are a call's own (_OWN)."""
+        return f"x-request-id: {trip.call.id}", f"traceparent: {trip.traceparent}"
+
+    def way(self, name: str, entry: Entry, arrival: Arrival) -> Way:
         """What is the same in every call with this head that goes to an upstream."""
+        config = entry.set.upstreams[name]
         ours = [
             "accept-encoding: identity",  # usage can only be read in a body that is not compressed
             f"via: 1.1 {self.pseudonym}",
@@ -181,7 +184,8 @@ class Dispatch:
         head = arrival.head
         fields = towards_upstream(head.headers, extra=config.forward_headers, ours=ours, own=_OWN)
         ask = Ask(head.method, entry.target, tuple(fields))
-        return Way(self.upstream(name, config), ask, config.timeouts, self.health(name, config), config)
+        way = entry.ways[name] = Way(self.upstream(name, config), ask, config.timeouts, self.health(name, config), config)
+        return way
 
 
 def _being_sent(trip: Trip, watch: Watch, first_byte_s: float) -> None:
@@ -202,7 +206,7 @@ async def _refusal(trip: Trip, answer: Answer) -> UpstreamError:
         answer.close()
 
 
-def _not_answered(error: UpstreamError, way: Way, timeouts: Timeouts, probe: int) -> None:
+def not_answered(error: UpstreamError, way: Way, timeouts: Timeouts, probe: int) -> None:
     """Tell an upstream's health of a try that got no head. A deadline that a policy shortened is not the upstream's fault."""
     if error.ours or (error.code == "upstream_timeout" and timeouts.connect < way.timeouts.connect):
         way.health.left(probe=probe)
@@ -210,7 +214,7 @@ def _not_answered(error: UpstreamError, way: Way, timeouts: Timeouts, probe: int
         way.health.failed(way.config, probe=probe)
 
 
-def _given_up(way: Way, timeouts: Timeouts, watch: Watch, probe: int) -> None:
+def given_up(way: Way, timeouts: Timeouts, watch: Watch, probe: int) -> None:
     """The same of a try that was cancelled: by the deadline for its head, or for a reason that is not the upstream's."""
     if watch.missed == "first_byte" and timeouts.first_byte == way.timeouts.first_byte:
         way.health.failed(way.config, probe=probe)

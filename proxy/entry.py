@@ -6,11 +6,12 @@ from typing import NamedTuple
 from proxy.call import Call, Principal, Surface
 from proxy.health import Health
 from proxy.outline import Outlines
-from proxy.policy.contract import Charge
+from proxy.policy.contract import Charge, Unit
 from proxy.policy.policyset import Plan, PolicySet, UpstreamConfig, charges
 from proxy.state.contract import Holder
 from proxy.timeouts import Timeouts
 from proxy.upstream.contract import Ask, Upstream
+from proxy.wire.upgrade import Query
 
 MOST_ORDERS = 16  # of one head: an app has few models
 
@@ -42,6 +43,7 @@ class Entry:
     boundary: of a body that is a form, None for one in JSON.
     most_bytes, bounded_by: the most that a body may have, and the policy that says so, None for the proxy's own bound.
     small_bytes: up to which a body is taken as it is, without making room for it.
+    query: of a WebSocket's opening. spares: what a call is not charged for again that is a turn of a session.
     ways: by name of the upstream, filled by dispatch. outlines: of bodies that came with the head. orders: by plan, filled by `order`.
     """
 
@@ -56,6 +58,8 @@ class Entry:
     most_bytes: int
     small_bytes: int
     bounded_by: str | None
+    query: Query | None = None
+    spares: frozenset[Unit] = frozenset()
     ways: dict[str, Way] = field(default_factory=dict)
     outlines: Outlines = field(default_factory=Outlines)
     orders: dict[Plan, Order] = field(default_factory=dict)
@@ -67,7 +71,7 @@ class Entry:
     def order(self, call: Call, plan: Plan) -> Order:
         """The standing order of calls like this one, which is shaped. Remembered in `orders`, a few of them."""
         holder = Holder(self.principal.key, self.principal.user, call.model or "", self.surface.name)
-        order = Order(holder, tuple(charges(call, plan.steady)))
+        order = Order(holder, tuple(c for c in charges(call, plan.steady) if c.limit.unit not in self.spares))
         if len(self.orders) >= MOST_ORDERS:
             self.orders.clear()
         self.orders[plan] = order

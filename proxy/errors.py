@@ -48,7 +48,9 @@ CODES: Mapping[str, Code] = {
     "coding_not_supported": Code(501, _REQUEST, "The request's transfer coding is not known here."),
     "request_too_large": Code(413, _REQUEST, "The body is larger than a policy allows."),
     "unsupported_media_type": Code(415, _REQUEST, "The body's content type or encoding is not accepted here."),
-    "upgrade_not_supported": Code(400, _REQUEST, "The connection cannot be upgraded."),
+    "upgrade_not_supported": Code(
+        400, _REQUEST, "The connection cannot be upgraded, but to a WebSocket on the two paths that take one."
+    ),
     # who calls
     "missing_api_key": Code(401, _REQUEST, "No key was sent, and callers without one are not admitted."),
     "invalid_api_key": Code(401, _REQUEST, "The key is not known here."),

@@ -7,8 +7,9 @@ and never changed; and nothing of it changes unless it then holds what it asks.
 from dataclasses import replace
 
 from proxy.call import Call
-from proxy.policy.policyset import Plan, PolicySet
-from proxy.state.contract import Denial, Holder, Reservation, StateStore
+from proxy.entry import Order
+from proxy.policy.policyset import Plan, PolicySet, charges
+from proxy.state.contract import Denial, Reservation, StateStore
 from proxy.wire import body
 
 # What was left when it was looked at may be gone when it is to be held. A store in memory cannot be overtaken; others are asked twice.
@@ -16,11 +17,12 @@ _TRIES = 2
 
 
 async def hold_less(
-    store: StateStore, policies: PolicySet, call: Call, plan: Plan, denial: Denial, *, holder: Holder, least: int = 0
+    store: StateStore, policies: PolicySet, call: Call, plan: Plan, denial: Denial, *, order: Order, least: int = 0
 ) -> Reservation | Denial:
     """The charges of the call with the largest output cap that fits, and the call with that cap; or why it cannot be made to fit.
 
-    denial: of the call as it is. holder: as in `reserve`. least: the smallest cap to try beside what the clauses say.
+    denial: of the call as it is. order: what it holds whatever its cap is, and in whose name. least: the smallest cap to try beside what
+    the clauses say.
     Errors: StateUnavailable.
     """
     last = 0
@@ -32,7 +34,7 @@ async def hold_less(
         last = cap
         less = call.scratch()
         less.limit_output(cap)
-        held = await store.reserve(policies.charges(less, plan), holder, lasts_s=policies.longest_s)
+        held = await store.reserve(charges(less, plan.varying, order.steady), order.holder, lasts_s=policies.longest_s)
         if not isinstance(held, Denial):
             _become(call, less)
             return held

@@ -12,33 +12,41 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
+from importlib import import_module
 from math import inf
+from typing import TYPE_CHECKING, Protocol
 
 from proxy.admission import Admission
 from proxy.allowance import allowance_lines, usd
 from proxy.call import Call
 from proxy.clock import Clock
-from proxy.deadlines import Sweep, Watch
+from proxy.deadlines import Sweep, Watch, deadline_error
 from proxy.departure import Departures, hear_out
 from proxy.dispatch import Dispatch, meter_for
-from proxy.errors import InvalidCall, Overloaded, ProxyError, UpstreamError
+from proxy.errors import Overloaded, ProxyError
 from proxy.heartbeat import Heartbeat, no_stream
 from proxy.overload import Overload
 from proxy.policy.contract import REQUESTS, TOKENS
 from proxy.policy.policyset import PolicySet
-from proxy.relay import TOO_LARGE, Head, Sink, relay
+from proxy.relay import Head, Sink, relay
 from proxy.settlement import Settlement
 from proxy.telemetry.trace import TRACE_BYTES, continue_trace
-from proxy.trip import Arrival, Observer, Trip
+from proxy.trip import Arrival, Observer, Switch, Trip
 from proxy.upstream.contract import Answer
 from proxy.wire.headers import sane_request_id, towards_client
 from proxy.wire.meter import PassMeter, StreamMeter
 from proxy.wire.sse import is_stream
 
+if TYPE_CHECKING:  # it brings a library of its own, which only those pay who open sessions
+    from proxy.realtime.opening import Openings
+
 _ERROR_WRITE_S = 10.0
 _ID_BYTES = 12  # random ones of a request id
-DRAIN = "drain"
 _EVENTS = ("cache-control: no-cache", "x-accel-buffering: no")
+
+
+class Socket(Sink, Switch, Protocol):
+    """A client's: an answer goes to it, or it becomes another protocol's."""
 
 
 @dataclass(slots=True)
@@ -58,11 +66,12 @@ class Pipeline:
     inflight: int = 0
     departures: Departures = field(default_factory=Departures)
     _idle: asyncio.Event | None = None  # while somebody waits for it
+    _openings: "Openings | None" = None
 
     def __repr__(self) -> str:
         return f"<Pipeline inflight={self.inflight} draining={self.draining}>"
 
-    async def run(self, arrival: Arrival, sink: Sink, fail: Callable[[Trip, ProxyError, Sink], Awaitable[None]]) -> None:
+    async def run(self, arrival: Arrival, sink: Socket, fail: Callable[[Trip, ProxyError, Sink], Awaitable[None]]) -> None:
         """Answer one request. fail: how the edge renders an error, before the head or after it.
 
         Raises nothing but CancelledError, when the client has left. Whatever happens, the call is settled and accounted for.
@@ -75,7 +84,7 @@ class Pipeline:
             if error is not None:
                 trip.failed(error)
                 watch.rearm("write_stall", _ERROR_WRITE_S)
-                await fail(trip, error, sink)
+                await (fail(trip, error, sink) if trip.fail is None else trip.fail(error))
         except (asyncio.CancelledError, ConnectionError) as gone:
             trip.ending = "client_gone"
             sink.abort()
@@ -120,7 +129,7 @@ class Pipeline:
         traceparent = continue_trace(head.headers.get("traceparent"), random=random[2 * _ID_BYTES :])
         return Trip(Call(request_id, head.method), traceparent, self.policies(), now_ns, now_ns())
 
-    async def _attempt(self, trip: Trip, arrival: Arrival, sink: Sink, watch: Watch) -> ProxyError | None:
+    async def _attempt(self, trip: Trip, arrival: Arrival, sink: Socket, watch: Watch) -> ProxyError | None:
         """The call's way; what went wrong on it, or None. Errors: CancelledError and ConnectionError of a client that left."""
         try:
             if self.inflight > self.overload.most_calls:
@@ -137,15 +146,19 @@ class Pipeline:
             await admission.reserve(trip)
             try:
                 trip.admitted_ns = self.clock.monotonic_ns()
+                if entry.surface.switches:
+                    await self._talk(trip, arrival, sink, watch)
+                    return None
+                out: Sink = sink
                 if (every_s := trip.call.heartbeat) is not None and trip.call.stream:
-                    sink = Heartbeat(sink, trip, watch, every_s=every_s, head=partial(_early_head, trip))
+                    out = Heartbeat(sink, trip, watch, every_s=every_s, head=partial(_early_head, trip))
                 opening = self.dispatch.open(trip, arrival, watch)
                 answer = await (opening if trip.call.drain is None else self.departures.opened(opening, trip, watch))
                 try:
                     meter = trip.meter = meter_for(trip.call, answer)
                     if trip.early and not isinstance(meter, StreamMeter):
                         raise await no_stream(answer, meter, watch, trip.call.timeouts.idle)
-                    await relay(_Course(trip, answer, self.settlement), answer, sink, meter, watch, trip.call.timeouts)
+                    await relay(_Course(trip, answer, self.settlement), answer, out, meter, watch, trip.call.timeouts)
                 except (asyncio.CancelledError, ConnectionError):
                     await self.departures.read_on(answer, trip, watch)
                     raise
@@ -159,11 +172,9 @@ class Pipeline:
         except asyncio.CancelledError:
             if not watch.absorb():
                 raise
-            return _deadline_error(watch)
+            return deadline_error(watch)
         except ProxyError as error:
-            error.__traceback__ = (
-                None  # through this frame and the trip it leads back to itself, and would keep the body until collected
-            )
+            error.__traceback__ = None  # which leads back to itself over this frame, and would keep the body until collected
             return error
         except ConnectionError:
             raise
@@ -171,6 +182,21 @@ class Pipeline:
             self.observer.fault(error, trip.call.id)
             return ProxyError("internal_error", "The proxy failed; the request id finds the cause in its log.", close=True)
         return None
+
+    async def _talk(self, trip: Trip, arrival: Arrival, sink: Switch, watch: Watch) -> None:
+        """A session over a WebSocket; its opening is settled as any call. The first one loads what it takes, in a thread."""
+        if self._openings is None:
+            module = await asyncio.to_thread(import_module, "proxy.realtime.opening")
+            self._openings = self._openings or module.Openings(
+                admission=self.admission,
+                dispatch=self.dispatch,
+                settlement=self.settlement,
+                observer=self.observer,
+                policies=self.policies,
+                random=self.random,
+            )
+        assert self._openings is not None
+        await self._openings.run(trip, arrival, sink, watch, response_lines)
 
 
 @dataclass(eq=False, slots=True)
@@ -228,18 +254,3 @@ def response_lines(trip: Trip) -> list[str]:
     if trip.admitted_ns is not None:
         lines.append(f"server-timing: {trip.timing(trip.admitted_ns)}")
     return lines
-
-
-def _deadline_error(watch: Watch) -> ProxyError:
-    """The error for the deadline that passed."""
-    passed = watch.expired
-    if passed == "body_read":
-        return InvalidCall("request_timeout", "The body was not sent in time (deadline: body_read).", deadline=passed, close=True)
-    if passed == DRAIN:
-        message = "The proxy is shutting down and its grace is over (deadline: drain)."
-        return Overloaded("draining", message, deadline=passed, close=True)
-    if passed == "write_stall":
-        return InvalidCall("client_stalled", "The client stopped reading (deadline: write_stall).", deadline=passed, close=True)
-    if passed == TOO_LARGE:
-        return UpstreamError("answer_too_large", "The upstream's answer is larger than the operator allows.")
-    return UpstreamError("upstream_timeout", f"The upstream was too slow (deadline: {passed}).", deadline=passed)

@@ -9,7 +9,7 @@ from proxy.policy.contract import Clause
 from proxy.settings import SETTINGS
 from proxy.telemetry.logs import EVENTS, FIELDS
 from proxy.telemetry.metrics import DECLARED
-from proxy.wire.surfaces import SURFACES
+from proxy.wire.surfaces import SOCKETS, SURFACES, TURN
 
 BEGIN, END = "<!-- reference: made by `tollhouse schema --markdown` -->", "<!-- end of reference -->"
 
@@ -19,7 +19,11 @@ def reference(kinds: tuple[type[Clause], ...], verbs: Mapping[str, str]) -> str:
     sections = (
         ("Verbs", ("verb", "does"), ((f"`tollhouse {verb}`", does) for verb, does in verbs.items())),
         ("Settings", ("variable", "flag", "default", "meaning"), map(_setting, SETTINGS)),
-        ("Paths with a meter", ("path", "methods", "output caps", "streams"), map(_surface, SURFACES)),
+        (
+            "Paths with a meter",
+            ("path", "methods", "output caps", "streams"),
+            [*map(_surface, SURFACES), *map(_socket, SOCKETS.values())],
+        ),
         ("Clauses", ("clause", "field", "default", "meaning"), (row for kind in kinds for row in _clause(kind))),
         ("Error codes", ("code", "status", "type", "meaning"), (_code(code) for code in CODES)),
         ("Metrics", ("metric", "type", "labels", "meaning"), (_metric(name) for name in DECLARED)),
@@ -43,6 +47,13 @@ def _setting(setting: Any) -> tuple[str, ...]:
 def _surface(surface: Any) -> tuple[str, ...]:
     caps = ", ".join(f"`{cap}`" for cap in surface.caps)
     return f"`{surface.path}`", ", ".join(surface.methods), caps, "yes" if surface.streams else ""
+
+
+def _socket(surface: Any) -> tuple[str, ...]:
+    """A path whose output caps stand in its events."""
+    same = [s for s in SURFACES if s.path == surface.path] or [TURN]
+    caps = ", ".join(f"`{cap}`" for cap in dict.fromkeys(same[0].caps))
+    return f"`{surface.path}`", "GET, as a WebSocket", caps, "yes"
 
 
 def _clause(kind: type[Clause]) -> Iterable[tuple[str, ...]]:

@@ -13,7 +13,7 @@ from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from proxy.deadlines import Watch
+from proxy.deadlines import TOO_LARGE, Watch
 from proxy.errors import UpstreamError
 from proxy.timeouts import Timeouts
 from proxy.upstream.contract import Answer
@@ -23,7 +23,6 @@ from proxy.wire.meter import Meter
 # A server that keeps the connection open behind its last event holds nobody up longer than this.
 _TAIL_S = 1.0
 _WEIGH_S = 1.0
-TOO_LARGE = "too large"  # what a watch expires of, beside its deadlines, where an answer has no end
 
 
 # The head of an answer to a client: its status; its lines `name: value`, but for framing; the length of its body, None = not known.

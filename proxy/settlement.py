@@ -121,7 +121,7 @@ def known_usage(trip: Trip) -> tuple[Usage, UsageSource | None] | None:
     call, meter = trip.call, trip.meter
     if not trip.sent or not call.surface.metered or (trip.answered and meter is None):
         return Usage(), None  # never sent, free by nature, or refused by the upstream
-    if call.units:
+    if call.units and (meter is None or meter.guess is None):
         return _units_used(trip)
     if meter is None:
         return None
@@ -130,6 +130,8 @@ def known_usage(trip: Trip) -> tuple[Usage, UsageSource | None] | None:
         if usage.input_tokens > 3 * call.input_bound + _FRAMING_TOKENS:  # more than its bytes can be
             meter.nonsense = True
         return usage, "reported"
+    if meter.guess is not None:
+        return meter.guess, "estimated"
     if meter.unfinished or isinstance(meter, PassMeter):
         return _held(call), "estimated"
     return None

@@ -1,7 +1,7 @@
 """One call's way through the pipeline: what is known of it so far, and what kind of call it became."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -46,6 +46,16 @@ class Arrival(Protocol):
         """The body as it comes. Errors: InvalidCall("request_too_large") in the middle of it."""
 
 
+class Switch(Protocol):
+    """A client's socket that may become another protocol's."""
+
+    def switch(self, lines: list[str], heir: asyncio.Protocol) -> asyncio.Transport:
+        """The head of a 101, and the socket is the heir's. Errors: InvalidCall where the client spoke the other protocol before it."""
+
+    def lost(self, exc: Exception | None) -> None:
+        """The heir says that the socket is closed."""
+
+
 class Observer(Protocol):
     """Who is told how calls went."""
 
@@ -66,6 +76,7 @@ class Trip:
     traceparent: sent upstream. set: the policies this call began with and ends with.
     sent: an upstream may have been given the call; answered: its head came. tries: how often it was sent, or was to be.
     unwanted: the client left while its answer was yet to come. early: the client got the head of a stream before that.
+    fail: how the client is told of an error when its connection is another protocol's; None while it is not.
     counting: a settlement that waits for the tokenizer and outlives a client that left.
     """
 
@@ -87,6 +98,7 @@ class Trip:
     answered: bool = field(default=False, init=False)
     early: bool = field(default=False, init=False)
     settled: bool = field(default=False, init=False)
+    fail: Callable[[ProxyError], Awaitable[None]] | None = field(default=None, init=False)
     counting: asyncio.Task[None] | None = field(default=None, init=False)
     usage: Usage = field(default=_NOTHING, init=False)
     usage_source: UsageSource | None = field(default=None, init=False)

@@ -35,6 +35,7 @@ STEPS = (
     "proxy.heartbeat",
     "proxy.settlement",
     "proxy.accounts",
+    "proxy.realtime",
     "proxy.pipeline",
 )
 AIDS = (
@@ -114,6 +115,7 @@ LIBRARIES: Mapping[str, tuple[str, ...]] = {
     "yaml": ("proxy.policy",),
     "httptools": ("proxy.upstream", "proxy.downstream"),
     "simdjson": ("proxy.wire.glance",),
+    "websockets": ("proxy.realtime.frames",),
     "aiolimiter": ("proxy.lane",),
     "tiktoken": ("proxy.encodings",),
     "prometheus_client": ("proxy.telemetry.exposition",),

@@ -14,14 +14,14 @@ nobody could say where that begins.
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine
-from typing import Any, Protocol, cast
+from typing import cast
 
 import httptools
 
 from proxy.downstream.arrival import HttpArrival
-from proxy.downstream.known import KnownHead, KnownHeads, parts_of
+from proxy.downstream.known import KnownHead, parts_of
 from proxy.downstream.outlet import Outlet
+from proxy.downstream.owner import Owner
 from proxy.downstream.peer import address, is_loopback
 from proxy.downstream.rules import MOST_FIELDS, MOST_HEAD_BYTES, Rejection, fault_of, late, malformed, too_large
 from proxy.downstream.sink import HttpSink
@@ -34,24 +34,6 @@ LINGER_S = 2.0
 _NAMES = LowerNames()
 
 
-class Owner(Protocol):
-    """Whom a connection belongs to. date: the Date field's value. closing: no call is begun any more. heads: known to all of its."""
-
-    closing: bool
-    heads: KnownHeads
-
-    def date(self) -> str: ...
-
-    def answer(self, arrival: HttpArrival, sink: HttpSink) -> Coroutine[Any, Any, None]:
-        """Answer a request. Raises nothing but CancelledError and ConnectionError, when the client has left."""
-
-    def reject(self, sink: HttpSink, rejection: Rejection) -> Coroutine[Any, Any, None]:
-        """Answer what is no request."""
-
-    def lost(self, connection: "ClientConnection") -> None:
-        """Its socket is closed, by whichever side."""
-
-
 class ClientConnection(asyncio.Protocol):
     """The server's side of one socket.
 
@@ -62,6 +44,7 @@ class ClientConnection(asyncio.Protocol):
         "_arrival",
         "_begun",
         "_deaf",
+        "_early",
         "_framing_bytes",
         "_head_open",
         "_headers",
@@ -94,6 +77,7 @@ class ClientConnection(asyncio.Protocol):
         self._running: HttpArrival | None = None
         self._task: asyncio.Task[None] | None = None
         self._deaf = False  # nothing that comes is looked at any more
+        self._early = False  # something came behind a head that asks for another protocol
         self._begun = 0  # messages, by what was read last
         self._known: KnownHead | None = None  # the head of the last request, if it is one of those and the next begins with a read
         self._last_parts = 0  # the hash of what else it was
@@ -150,6 +134,18 @@ class ClientConnection(asyncio.Protocol):
         if not self._transport.is_closing():
             self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
+    def hand_over(self, heir: asyncio.Protocol) -> asyncio.Transport | None:
+        """The socket is another protocol's from here on, which says so when it is lost (`lost`). None: something came before its time."""
+        running = self._running
+        if self._early or self._queue or not self._deaf or running is None or running.length or self._transport.is_closing():
+            return None
+        self._transport.set_protocol(heir)
+        return self._transport
+
+    def lost(self, exc: Exception | None) -> None:
+        self._task = None  # which was told by whoever has the socket, and ends by itself
+        self.connection_lost(exc)
+
     # ── from the socket ──────────────────────────────────────────────────────────────────────────────────────────────
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -161,6 +157,7 @@ class ClientConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._deaf:
+            self._early = True
             return
         known = self._known
         if known is not None and self._running is None and (at := known.body_at(data)):
@@ -174,9 +171,10 @@ class ClientConnection(asyncio.Protocol):
             self._parser.feed_data(data)
         except httptools.HttpParserCallbackError:
             raise  # a mistake of ours: it goes to the loop's handler, which closes the connection
-        except httptools.HttpParserUpgrade:
-            # The request was taken and will be refused; what follows is another protocol.
+        except httptools.HttpParserUpgrade as upgrade:
+            # The request was taken. What follows is another protocol, which nobody may speak before it was agreed to.
             self._deaf = True
+            self._early = upgrade.args[0] < len(data)
             if self._arrival is not None:
                 self._arrival.complete()
         except httptools.HttpParserError:

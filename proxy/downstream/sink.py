@@ -3,10 +3,12 @@
 The rule a reader could break: one head, then its body in one framing, then the end. `HttpSink` is the only writer of an answer.
 """
 
+import asyncio
 from http import HTTPStatus
 from typing import Protocol
 
 from proxy.downstream.outlet import Outlet
+from proxy.errors import InvalidCall
 
 # Their answers end with the head, whatever it says. Source: RFC 9112, section 6.3.
 _BODILESS = frozenset({204, 304})
@@ -24,6 +26,12 @@ class Line(Protocol):
     def closing(self) -> bool: ...
 
     def abort(self) -> None: ...
+
+    def hand_over(self, heir: asyncio.Protocol) -> asyncio.Transport | None:
+        """Give the socket to another protocol; None where something came of it before it was agreed to."""
+
+    def lost(self, exc: Exception | None) -> None:
+        """The socket that was handed over is closed."""
 
 
 class HttpSink:
@@ -85,6 +93,19 @@ class HttpSink:
         head = self._head(status, lines, close)
         return self._outlet.send(head if self._bodiless else head + body)
 
+    def switch(self, lines: list[str], heir: asyncio.Protocol) -> asyncio.Transport:
+        """The head of a 101, and the connection is another protocol's. Errors: InvalidCall where the client spoke it before its time."""
+        self.keep_alive = False
+        transport = self._line.hand_over(heir)
+        if transport is None:
+            raise InvalidCall("bad_request", "Something was sent before the upgrade was agreed to.", close=True)
+        self._outlet.send(self._bytes(101, [*lines, "connection: upgrade", "upgrade: websocket"]))
+        return transport
+
+    def lost(self, exc: Exception | None) -> None:
+        """The socket that was switched is closed."""
+        self._line.lost(exc)
+
     def abort(self) -> None:
         self.keep_alive = False
         self._line.abort()
@@ -95,19 +116,22 @@ class HttpSink:
 
     def _head(self, status: int, lines: list[str], close: bool) -> bytes:
         """The head's bytes, once. Errors: ValueError for a line that would be two, which none that reaches this is."""
-        assert not self.head_sent, "a second head would stand in the first one's body"
-        line = self._line
-        if close or line.closing():
+        if close or self._line.closing():
             self.keep_alive = False
         if not self.keep_alive:
             lines.append("connection: close")
         elif not self._modern:
             lines.append("connection: keep-alive")  # what HTTP/1.0 takes silence for is the opposite
+        return self._bytes(status, lines)
+
+    def _bytes(self, status: int, lines: list[str]) -> bytes:
+        """Start line and fields, as they are. Errors as in `_head`."""
+        assert not self.head_sent, "a second head would stand in the first one's body"
         bare, fields = "".join(lines), "\r\n".join(lines)
         if "\n" in bare or "\r" in bare:
             raise ValueError("a header value holds a line break")
         start = _STARTS.get(status) or f"HTTP/1.1 {status} "
-        text = f"{start}\r\n{fields}\r\nserver: tollhouse\r\ndate: {line.date()}\r\n\r\n"
+        text = f"{start}\r\n{fields}\r\nserver: tollhouse\r\ndate: {self._line.date()}\r\n\r\n"
         data = text.encode("utf-8", "surrogateescape")
         self.head_sent = True
         return data

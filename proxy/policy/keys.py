@@ -73,6 +73,13 @@ class KeyRing:
         """When the key of this id expires, in epoch seconds; inf for never."""
         return self._expires_s[id]
 
+    def is_anonymous(self, id: str) -> bool:
+        """Whether callers with the key of this id are known by where they stand alone."""
+        return self._anonymous is not None and self._anonymous.id == id
+
+    def declares(self, id: str) -> bool:
+        return id in self._expires_s
+
     def _key(self, presented: str | None, *, loopback: bool) -> AccessKey:
         # SDKs always send some key: where the file knows none, what they send says nothing.
         if presented and self._by_digest:

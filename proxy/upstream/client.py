@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Sequence
 
 from proxy.upstream.answer import HttpAnswer
 from proxy.upstream.connection import PIECE_BYTES, Connection
-from proxy.upstream.contract import Ask, Body
+from proxy.upstream.contract import Ask, Body, H
 from proxy.upstream.dial import Dialer
 from proxy.upstream.failure import broken, late, unreachable
 from proxy.upstream.fields import KeptFields
@@ -127,8 +127,24 @@ class HttpUpstream:
                 raise
         return answer
 
+    async def link(self, ask: Ask, own: Sequence[str], make: Callable[[], H], *, connect_timeout_s: float) -> H:
+        """The contract's `link`."""
+        head = self._heads.head(ask, own, 0)
+        if self._dialer is None:
+            self._start()
+        assert self._dialer is not None
+        try:
+            async with asyncio.timeout(connect_timeout_s):
+                heir = await self._dialer.link(lambda _sock, _plain: make(), abandon=lambda heir: heir.abandon())
+        except TimeoutError as error:
+            raise late(error, crowded=False) from error
+        except (OSError, ValueError) as error:
+            raise unreachable(error) from error
+        heir.write(head)
+        return heir
+
     async def close(self) -> None:
-        """Close every connection, also those in use."""
+        """Close every connection for calls, also those in use. One that is another protocol's ends with whoever has it."""
         if self._dialer is not None:
             await self._dialer.close()
         if self._pool is not None:

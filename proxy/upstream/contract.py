@@ -4,8 +4,9 @@ The rule a reader could break: an Answer is closed on every way out. Closing one
 which is how an upstream learns that nobody wants the rest.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 # Takes a piece of a body. False: whoever gave it is to give no more for now.
 Take = Callable[[bytes], bool]
@@ -81,6 +82,23 @@ class Opening(Answer, Protocol):
         """Done when more of the head came. Errors: UpstreamError("upstream_broken") when none will. May be cancelled."""
 
 
+class Heir(asyncio.BaseProtocol):
+    """Another protocol's end of a connection, which it has to itself from the first byte to the last."""
+
+    __slots__ = ()
+
+    def write(self, data: bytes) -> None:
+        """Send, now or as soon as the socket takes it."""
+        raise NotImplementedError
+
+    def abandon(self) -> None:
+        """Whoever made it gave up. A loop may go on with a handshake that was cancelled; its end is then the protocol's too."""
+        raise NotImplementedError
+
+
+H = TypeVar("H", bound=Heir)
+
+
 class Upstream(Protocol):
     @property
     def name(self) -> str: ...
@@ -101,6 +119,12 @@ class Upstream(Protocol):
 
         Errors: UpstreamError with `sent=False` while no byte of the call was written (refused, unresolved, TLS, connect deadline);
         UpstreamError("upstream_broken") after that. May be cancelled at any point; the connection is then closed.
+        """
+
+    async def link(self, ask: Ask, own: Sequence[str], make: Callable[[], H], *, connect_timeout_s: float) -> H:
+        """A connection of its own for another protocol, to which the head of a call without a body is written; the rest is its affair.
+
+        Errors: UpstreamError with `sent=False` while no byte was written. May be cancelled; nothing is left open then.
         """
 
     async def close(self) -> None: ...

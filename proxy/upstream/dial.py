@@ -4,14 +4,18 @@ The rule a reader could break: a certificate is always verified, against the nam
 """
 
 import asyncio
+import socket
 import ssl
 from collections.abc import Callable
+from typing import TypeVar
 
 from proxy.upstream.connection import Connection, Owner
 from proxy.upstream.eyeballs import connect
 from proxy.upstream.heads import Heads
 from proxy.upstream.resolve import Lookup, Resolver
 from proxy.upstream.tunnel import Tunnel
+
+P = TypeVar("P", bound=asyncio.BaseProtocol)
 
 
 class Dialer:
@@ -30,9 +34,16 @@ class Dialer:
         return f"<Dialer secure={self._heads.secure} tunnel={self._tunnel is not None} {self._resolver!r}>"
 
     async def dial(self, owner: Owner) -> Connection:
-        """A new connection. Errors: OSError (ssl.SSLError is one), ValueError for a name that cannot be one.
+        """A new connection for calls one after another. Errors and deadline as of `link`."""
+        loop = asyncio.get_running_loop()
+        return await self.link(lambda sock, plain: Connection(owner, sock=sock, plain=plain, loop=loop), abandon=Connection.abandon)
 
-        There is no deadline here: the caller has one. Cancelled, nothing is left open.
+    async def link(self, make: Callable[[socket.socket, bool], P], *, abandon: Callable[[P], None]) -> P:
+        """A new connection for the protocol that is made with its socket, and with whether it goes without TLS.
+
+        abandon: called with it when it comes to nothing after all.
+        Errors: OSError (ssl.SSLError is one), ValueError for a name that cannot be one. There is no deadline here: the caller has one.
+        Cancelled, nothing is left open.
         """
         loop = asyncio.get_running_loop()
         tls = await self._context() if self._heads.secure else None
@@ -44,14 +55,14 @@ class Dialer:
             sock.close()
             raise
         # From here on the loop owns the socket, also when the next step fails: closing it here could close another that got its number.
-        connection = Connection(owner, sock=sock, plain=tls is None, loop=loop)
+        made = make(sock, tls is None)
         name = self._heads.host if tls is not None else None
         try:
-            await loop.create_connection(lambda: connection, sock=sock, ssl=tls, server_hostname=name)
+            await loop.create_connection(lambda: made, sock=sock, ssl=tls, server_hostname=name)
         except BaseException:
-            connection.abandon()
+            abandon(made)
             raise
-        return connection
+        return made
 
     async def close(self) -> None:
         await self._resolver.close()

@@ -16,6 +16,7 @@ from proxy.errors import InvalidCall
 
 MOST_CAP = 2**31 - 1
 MOST_TOOL_CALLS = 1000
+NO_CAP = "inf"  # in events of realtime
 _LARGE = 8 << 10  # bytes; a smaller body is sooner written again than looked at around its large value
 _SHORT = 4 << 10  # bytes; a longer body is sooner walked through than searched for each name
 _NEAR = 512  # bytes at either end of a body in which its plain fields are looked for
@@ -198,7 +199,7 @@ def _past(text: str, at: int) -> int:
 def check(surface: Surface, fields: Mapping[str, Any]) -> None:
     """Refuse wrong types and absurd numbers in the fields that cost money. Errors: InvalidCall with `param`."""
     name = surface.name
-    for needed in _REQUIRED[name]:
+    for needed in _REQUIRED.get(name, ()):
         if fields.get(needed) is None:
             raise InvalidCall("missing_field", f"The field '{needed}' is missing.", param=needed)
     rules = _RULES[name]
@@ -264,11 +265,8 @@ def _shadowing(instead: str) -> _Rule:
 _REQUIRED: Mapping[str, tuple[str, ...]] = {
     "chat": ("model", "messages"),
     "completions": ("model",),
-    "responses": (),
     "embeddings": ("model", "input"),
     "moderations": ("input",),
-    "compact": (),
-    "images": (),
     "speech": ("model", "input"),
     "transcriptions": ("model",),
 }
@@ -285,6 +283,13 @@ _ANYWHERE: Mapping[str, _Rule] = {
     "service_tier": _tier,
     "max_tool_calls": _within(0, MOST_TOOL_CALLS),
 }
+
+
+def _cap_or_none(name: str, value: Any) -> None:
+    if value != NO_CAP:
+        _within(0, MOST_CAP)(name, value)
+
+
 _GENERATING: Mapping[str, _Rule] = {**_ANYWHERE, "n_predict": _shadowing("max_tokens"), "n_cmpl": _shadowing("n")}
 # What a surface is asked with is checked on that surface; on others a field of that name means nothing.
 _RULES: Mapping[str, Mapping[str, _Rule]] = {
@@ -297,6 +302,7 @@ _RULES: Mapping[str, Mapping[str, _Rule]] = {
     "images": {**_ANYWHERE, "n": _within(1, 10), "partial_images": _within(0, 3), "size": _text, "prompt": _text},
     "speech": {**_ANYWHERE, "input": _text},
     "transcriptions": _ANYWHERE,
+    "realtime": {"model": _model, "max_output_tokens": _cap_or_none, "max_response_output_tokens": _cap_or_none},
 }
 
 
@@ -340,21 +346,22 @@ def patched(call: Call) -> tuple[bytes | memoryview, ...]:
     if not call.edits:
         return (call.body,)
     assert call.fields is not None
-    return _patched(call.body, call.fields, call.edits)
+    return with_fields(call.body, call.fields, call.edits)
 
 
 def patched_again(parts: tuple[bytes | memoryview, ...], edits: Mapping[str, Any]) -> tuple[bytes | memoryview, ...]:
     """A body that was patched already, with these fields set as well. Errors: none for what `patched` gave out."""
     body = b"".join(parts)
-    return _patched(body, parse(body), edits)
+    return with_fields(body, parse(body), edits)
 
 
-def _patched(body: bytes, fields: Mapping[str, Any], edits: Mapping[str, Any]) -> tuple[bytes | memoryview, ...]:
+def with_fields(body: bytes, fields: Mapping[str, Any], edits: Mapping[str, Any]) -> tuple[bytes | memoryview, ...]:
+    """A JSON object with these fields set, all else byte for byte. fields: what `parse` made of it."""
     added: dict[str, Any] = {}
     replaced: list[tuple[int, int, Any]] = []  # no two begin at one place, so values are never compared
     for name, value in edits.items():
         if name in fields:
-            replaced.append((*_place(body, fields, name), value))
+            replaced.append((*place(body, fields, name), value))
         else:
             added[name] = value
     whole = memoryview(body) if len(body) >= _LARGE else body
@@ -370,7 +377,7 @@ def _patched(body: bytes, fields: Mapping[str, Any], edits: Mapping[str, Any]) -
     return tuple(pieces)
 
 
-def _place(body: bytes, fields: Mapping[str, Any], name: str) -> tuple[int, int]:
+def place(body: bytes, fields: Mapping[str, Any], name: str) -> tuple[int, int]:
     """Where the value of a field at the top begins and ends. It is there, once.
 
     Most bodies are compact, and then one end of it reads as we write the fields from there to this one. That is proof: read on from the

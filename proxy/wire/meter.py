@@ -49,6 +49,7 @@ class Meter(Protocol):
     outgrown: more output came behind the usage, of a stream that has not ended.
     unfinished: the answer cannot say what is used: it is a receipt for work that goes on, or too large to be read.
     tier: what the answer names as its service tier, anything or nothing. calls: of each hosted tool, None where that is not known.
+    guess: what is taken for the usage where none is told, None = it is to be counted.
     error: an error the upstream put into its stream before its end, as parsed; from it on nothing comes out.
     """
 
@@ -63,6 +64,7 @@ class Meter(Protocol):
     unfinished: bool
     tier: Any
     calls: Mapping[str, int] | None
+    guess: Usage | None
     error: Any
 
     def texts(self) -> tuple[bytearray, ...]: ...

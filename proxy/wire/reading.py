@@ -14,8 +14,9 @@ _MOST_CHOICES = 256  # whose texts are kept apart
 
 
 class Reading:
-    """What all meters tell."""
+    """What all meters tell. guess: what is taken for the usage, where none is told and nothing can be counted."""
 
+    guess: Usage | None = None
     __slots__ = (
         "_further",
         "_further_bytes",

@@ -6,6 +6,7 @@ what is matched is what is sent upstream, so nothing is decoded or tidied up; an
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 
 from proxy.call import Surface
@@ -58,6 +59,25 @@ SURFACES: tuple[Surface, ...] = (
     Surface(name="models", path="/v1/models/*", methods=("GET",), metered=False, model_required=False),
 )
 
+# Opened as a WebSocket. Nothing is metered of the opening itself: what goes over the session is, turn by turn.
+SOCKETS: Mapping[str, Surface] = {
+    s.path: s
+    for s in (
+        Surface(name="realtime", path="/v1/realtime", methods=("GET",), metered=False, switches=True),
+        Surface(name="realtime", path="/v1/responses", methods=("GET",), metered=False, model_required=False, switches=True),
+    )
+}
+# One answer of a realtime model. The cap to add stands at both ends: it goes by the dialect, and not by the model's name.
+TURN = Surface(
+    name="realtime",
+    path="/v1/realtime",
+    methods=("GET",),
+    caps=("max_output_tokens", "max_response_output_tokens", "max_output_tokens"),
+    streams=True,
+    has_output=True,
+)
+OLD_TURN = replace(TURN, caps=("max_response_output_tokens", "max_output_tokens", "max_response_output_tokens"))
+
 # Why a path below these has no meter: what it costs cannot be told from the call.
 _WHY: Mapping[str, str] = {
     "/v1/batches": "A batch is charged later, for what its file asks for, which the call does not show.",
@@ -65,7 +85,10 @@ _WHY: Mapping[str, str] = {
     "/v1/uploads": "A file may be a batch or training data, and is charged for when it is used or kept.",
     "/v1/fine_tuning": "A training job is charged later, for what its file holds and how often it is gone through.",
     "/v1/videos": "A video is charged by the second, after the call.",
-    "/v1/realtime": "A realtime session is charged as it goes on, beside the call that opens it.",
+    "/v1/realtime": (
+        "A realtime session is metered only as a WebSocket that is opened at GET /v1/realtime; what a browser or a telephone is given a "
+        "key or a call of its own for would go around this proxy."
+    ),
     "/v1/vector_stores": "A vector store is charged by its size and by the day.",
     "/v1/containers": "A container is charged for as long as it lives.",
     "/v1/assistants": "What an assistant runs is charged after the call.",

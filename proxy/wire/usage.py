@@ -42,13 +42,17 @@ def read_usage(block: Any) -> Usage | None:
     if type(written) is not int or not 0 <= written < _ABSURD:
         return None
     inputs = get("prompt_tokens_details") or get("input_tokens_details") or get("input_token_details")
-    outputs = get("completion_tokens_details") or get("output_tokens_details")
+    outputs = get("completion_tokens_details") or get("output_tokens_details") or get("output_token_details")
     usage = Usage(told, written)
     if type(inputs) is dict and any(inputs.values()):
         usage.cached_tokens = _part(inputs.get("cached_tokens"), told)
         usage.cache_write_tokens = _part(inputs.get("cache_write_tokens"), told)
         usage.audio_input_tokens = _part(inputs.get("audio_tokens"), told)
         usage.image_input_tokens = _part(inputs.get("image_tokens"), told)
+        cached = inputs.get("cached_tokens_details")
+        if type(cached) is dict:  # a conversation that is read again: what of it is cached is not paid for as sound a second time
+            usage.audio_input_tokens -= _part(cached.get("audio_tokens"), usage.audio_input_tokens)
+            usage.image_input_tokens -= _part(cached.get("image_tokens"), usage.image_input_tokens)
     if type(outputs) is dict and any(outputs.values()):
         usage.audio_output_tokens = _part(outputs.get("audio_tokens"), written)
         usage.reasoning_tokens = _part(outputs.get("reasoning_tokens"), written)
