@@ -89,7 +89,7 @@ class Rig:
         url = upstream if isinstance(upstream, str) else upstream.url
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            async with _bystander() as other:
+            async with bystander() as other:
                 text = _policy(url, other.port, timeouts=timeouts, options=options, rules=rules, more=more)
                 async with Proxy(folder, text, env={"TOLLHOUSE_DRAIN_S": "2", **(env or {})}) as proxy:
                     proxy.guard = Guard(proxy, folder, limit_usd=LIMIT_USD)
@@ -159,22 +159,20 @@ class _Other:
 
 
 @asynccontextmanager
-async def _bystander() -> AsyncIterator[_Other]:
+async def bystander() -> AsyncIterator[_Other]:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.faults.bystander"), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
+    reading = None
     try:
         assert process.stdout is not None
         other = _Other(process, int(await process.stdout.readline()))
         reading = asyncio.create_task(other.read())
-        try:
-            yield other
-        finally:
-            process.kill()
-            await reading
+        yield other
     finally:
-        if process.returncode is None:
-            process.kill()
+        process.kill()  # once: a second time, asyncio would find it gone and say so
+        if reading is not None:
+            await reading
         await process.wait()
 
 
