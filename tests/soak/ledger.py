@@ -12,6 +12,7 @@ from typing import Any
 
 from tests.soak.scripts import APP_KEYS, CAP, EMBED_NANOUSD, INPUT_NANOUSD, OUTPUT_NANOUSD, UNANSWERED, Script, Seen, Served
 
+MOST_CANCEL_S = 1.0
 _WHOLE = {"json", "late", *UNANSWERED}  # answers of one piece
 
 
@@ -43,13 +44,15 @@ class Ledger:
     sources: Counter[str] = field(default_factory=Counter)
     reported: int = 0  # tokens, by the model server in answers that clients took whole
     reported_as_told: int = 0  # of these, tokens in the log
+    slowest_s: float = 0.0  # from a client's leaving to the end of the model server's connection
+    cancelled: int = 0  # calls that ended so
 
     @classmethod
     def read(cls, told: dict[str, Told], *, clients: Path, model: Path) -> "Ledger":
         seen = {id: Seen(*rest) for id, *rest in map(json.loads, clients.read_text("utf-8").splitlines())}
         served = {
-            id: Served(tuple(reported) if reported else None, said, whole)
-            for id, reported, said, whole in filter(None, map(json.loads, model.read_text("utf-8").splitlines()))
+            id: Served(tuple(reported) if reported else None, *rest)
+            for id, reported, *rest in map(json.loads, model.read_text("utf-8").splitlines())
         }
         return cls(told, seen, served)
 
@@ -89,6 +92,11 @@ class Ledger:
             return None if told.source is None and cost == 0 else "failed, and not free"
         if cost == 0:
             return "served, and free"
+        if seen.left_s is not None and served.closed_s is not None and seen.key != "drain" and not served.whole:
+            self.cancelled += 1
+            self.slowest_s = max(self.slowest_s, served.closed_s - seen.left_s)
+            if served.closed_s - seen.left_s > MOST_CANCEL_S:
+                return "the model server went on for too long"
         if told.source == "reported":
             if served.whole and seen.stayed and served.reported is not None:
                 self.reported += sum(served.reported)
@@ -106,5 +114,5 @@ class Ledger:
         return (
             f"{len(self.seen):,} calls with an id by {len(APP_KEYS)} keys, {len(self.served):,} reached the model server; "
             f"usage: {sources}. The model server reported {self.reported:,} tokens in answers that were taken whole; "
-            f"the log has {self.reported_as_told:,}."
+            f"the log has {self.reported_as_told:,}. {self.cancelled:,} calls were cancelled, the slowest after {self.slowest_s:.2f} s."
         )

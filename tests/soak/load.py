@@ -1,7 +1,7 @@
 """The soak's clients, a process of its own: mixed calls from many workers, each checked as it ends.
 
-    python -m tests.soak.load PORT SEED SECONDS FILE     writes FILE: one JSON a line, [id, key, kind, status, words, stayed]; prints
-                                                         one JSON: how many calls there were of each kind, and what went wrong
+    python -m tests.soak.load ORDERS     ORDERS: the fields of `Orders` as JSON. Writes to its file one JSON a line, [id, key, kind, status,
+                                         words, stayed, left_s]; prints one JSON: calls of each kind, and what went wrong
 
 The rule a reader could break: a client judges only what it saw itself; who is right where both sides differ is found out afterwards.
 """
@@ -12,9 +12,10 @@ import random
 import socket
 import struct
 import sys
+import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from dataclasses import astuple
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import orjson
@@ -23,8 +24,6 @@ import uvloop
 from tests.faults.guard import APP_KEY, PROMPT
 from tests.soak.scripts import CAP, EMBEDDER, MODEL, Script, Seen
 
-WORKERS = 40
-PAUSE_S = 0.35  # of a worker between two calls, on average
 KEYS = {"app": APP_KEY, "drain": f"{APP_KEY}-drain", "poor": f"{APP_KEY}-poor"}
 _PATIENCE_S = 60.0
 _PATH = "/v1/chat/completions"
@@ -39,6 +38,21 @@ _MALFORMED = (
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
     b"GET / HTTP/1.1\r\nhost: t\r\nx-much: %b\r\n\r\n" % (b"a" * 40_000),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """file: to write to. kinds: names of the calls to make, all without. most: calls. pause_s: of a worker between two, on average."""
+
+    port: int
+    seed: int
+    seconds: float
+    file: str
+    kinds: Sequence[str] = ()
+    keys: Sequence[str] = ("app", "drain", "poor")
+    workers: int = 40
+    pause_s: float = 0.35
+    most: int = 1 << 60
 
 
 class Line:
@@ -71,7 +85,8 @@ class Line:
             self.keeps = False
         return bytes(body)
 
-    def leave(self, *, reset: bool) -> None:
+    def leave(self, seen: Seen, *, reset: bool) -> None:
+        seen.left_s = time.monotonic()
         if reset:
             plain = self.writer.transport.get_extra_info("socket")
             plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -81,9 +96,10 @@ class Line:
 class Load:
     """All workers together. seen: by id."""
 
-    def __init__(self, port: int, chance: random.Random) -> None:
-        self._port = port
-        self._chance = chance
+    def __init__(self, orders: Orders) -> None:
+        self._orders = orders
+        self._chance = random.Random(orders.seed)
+        self._leavers = [key for key in ("app", "drain") if key in orders.keys]
         self._number = 0
         self._stalled = 0
         self._kept: list[Line] = []
@@ -92,10 +108,12 @@ class Load:
         self.wrong: list[str] = []
 
     async def work(self, until: float) -> None:
-        loop, chance = asyncio.get_running_loop(), self._chance
-        plays, weights = zip(*_KINDS, strict=True)
-        while loop.time() < until:
-            await asyncio.sleep(chance.expovariate(1 / PAUSE_S))
+        loop, chance, orders = asyncio.get_running_loop(), self._chance, self._orders
+        plays, weights = zip(
+            *((play, weight) for play, weight in _KINDS if play.__name__ in orders.kinds or not orders.kinds), strict=True
+        )
+        while loop.time() < until and self._number < orders.most:
+            await asyncio.sleep(chance.expovariate(1 / orders.pause_s))
             [play] = chance.choices(plays, weights)
             self.kinds[play.__name__] += 1
             try:
@@ -178,7 +196,7 @@ class Load:
     async def leaves(self) -> None:
         """In mid-stream, at any moment."""
         chance = self._chance
-        seen, line = await self._asked("steady", key=chance.choice(("app", "drain")), fields=_chat(PROMPT, stream=True))
+        seen, line = await self._asked("steady", key=chance.choice(self._leavers), fields=_chat(PROMPT, stream=True))
         seen.stayed = False
         try:
             async with asyncio.timeout(chance.uniform(0.0, 0.5)):
@@ -190,14 +208,14 @@ class Load:
                 await line.body(told=told)
         except TimeoutError:
             pass
-        line.leave(reset=chance.random() < 0.5)
+        line.leave(seen, reset=chance.random() < 0.5)
 
     async def leaves_early(self) -> None:
         """Before the head of the answer."""
-        seen, line = await self._asked("late", key=self._chance.choice(("app", "drain")), fields=_chat(PROMPT))
+        seen, line = await self._asked("late", key=self._chance.choice(self._leavers), fields=_chat(PROMPT))
         seen.stayed = False
         await asyncio.sleep(self._chance.uniform(0.0, 0.5))
-        line.leave(reset=self._chance.random() < 0.5)
+        line.leave(seen, reset=self._chance.random() < 0.5)
 
     async def leaves_at_once(self) -> None:
         """In the middle of its own request."""
@@ -207,7 +225,7 @@ class Load:
         line = await self._line(fresh=True)
         line.writer.write((head + body)[: self._chance.randrange(1, len(head) + len(body))])
         await asyncio.sleep(self._chance.uniform(0.0, 0.05))
-        line.leave(reset=self._chance.random() < 0.5)
+        line.leave(seen, reset=self._chance.random() < 0.5)
 
     async def stalls(self) -> None:
         """A reader that takes the head of a flood and then nothing, until it is cut."""
@@ -218,7 +236,7 @@ class Load:
             plain = socket.socket()
             plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             plain.setblocking(False)
-            await asyncio.get_running_loop().sock_connect(plain, ("127.0.0.1", self._port))
+            await asyncio.get_running_loop().sock_connect(plain, ("127.0.0.1", self._orders.port))
             body = orjson.dumps(_chat(PROMPT, stream=True))
             seen, head = self._begun("flood", key="app", path=_PATH, length=len(body))
             seen.stayed = False
@@ -233,7 +251,7 @@ class Load:
         line.writer.write(self._chance.choice(_MALFORMED))
         status = await line.head()
         assert 400 <= status < 500, f"{status}"
-        line.leave(reset=False)
+        line.writer.close()
 
     async def bad_body(self) -> None:
         said = self._chance.choice(
@@ -283,10 +301,10 @@ class Load:
             line = self._kept.pop()
             if not line.reader.at_eof():
                 return line
-        return Line(*await asyncio.open_connection("127.0.0.1", self._port))
+        return Line(*await asyncio.open_connection("127.0.0.1", self._orders.port))
 
     def _keep(self, line: Line) -> None:
-        if line.keeps and len(self._kept) < WORKERS // 2:
+        if line.keeps and len(self._kept) < self._orders.workers // 2:
             self._kept.append(line)
         else:
             line.writer.close()
@@ -326,18 +344,19 @@ _KINDS: tuple[tuple[Callable[[Load], Awaitable[None]], float], ...] = (
 )
 
 
-async def run(port: int, seed: int, seconds: float) -> Load:
-    load = Load(port, random.Random(seed))
-    until = asyncio.get_running_loop().time() + seconds
-    await asyncio.gather(*(load.work(until) for _ in range(WORKERS)))
+async def run(orders: Orders) -> Load:
+    load = Load(orders)
+    until = asyncio.get_running_loop().time() + orders.seconds
+    await asyncio.gather(*(load.work(until) for _ in range(orders.workers)))
     load.close()
     return load
 
 
 def main() -> None:
-    load = uvloop.run(run(int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])))
+    orders = Orders(**json.loads(sys.argv[1]))
+    load = uvloop.run(run(orders))
     rows = [json.dumps([id, *astuple(seen)]) for id, seen in load.seen.items()]
-    Path(sys.argv[4]).write_text("\n".join(rows) + "\n", "utf-8")
+    Path(orders.file).write_text("\n".join(rows) + "\n", "utf-8")
     print(json.dumps({"kinds": load.kinds, "wrong": load.wrong}), flush=True)
 
 

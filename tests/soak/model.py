@@ -1,6 +1,7 @@
 """The soak's model server, a process of its own: it does with each call what the call's id says, and keeps what it did.
 
-    python -m tests.soak.model FILE     prints its port; when standard input ends, writes FILE: one JSON a line, [id, reported, said, whole]
+    python -m tests.soak.model FILE     prints its port; when standard input ends, writes FILE: one JSON a line, [id, reported, said,
+                                        whole, closed_s]
 
 The rule a reader could break: a word counts as said once the whole of its event was given to the socket, and never before.
 """
@@ -10,6 +11,8 @@ import json
 import socket
 import struct
 import sys
+import time
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any, cast
 
@@ -67,6 +70,7 @@ class Model(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._task is not None:
             self._task.cancel()
+            self._served[self._id].closed_s = time.monotonic()
 
     def pause_writing(self) -> None:
         self._writable.clear()
@@ -196,7 +200,7 @@ async def serve() -> dict[str, Served]:
 
 
 def main() -> None:
-    rows = [json.dumps([id, one.reported, one.said, one.whole]) for id, one in uvloop.run(serve()).items()]
+    rows = [json.dumps([id, *astuple(one)]) for id, one in uvloop.run(serve()).items()]
     Path(sys.argv[1]).write_text("\n".join(rows) + "\n", "utf-8")
 
 

@@ -10,7 +10,6 @@ break: load, model server and probe are processes of their own, and the runner d
 import argparse
 import asyncio
 import contextlib
-import json
 import sys
 import tempfile
 import time
@@ -25,7 +24,8 @@ from tests.faults.guard import MIB, OTHER_KEY, Guard
 from tests.faults.rig import bystander
 from tests.house import UPSTREAM_KEY, hash_of
 from tests.soak.ledger import Ledger, Told
-from tests.soak.load import KEYS
+from tests.soak.load import KEYS, Orders
+from tests.soak.processes import ModelServer, loaded
 from tests.soak.series import SETTLED, Sample, Series, drift, table
 from tests.whole.process import Serving
 
@@ -110,7 +110,7 @@ class Soak:
         windows = self.series.windows()
         assert self.ledger is not None
         drifts = ""
-        if len(windows) > SETTLED:
+        if len(windows) > SETTLED and self.series.seconds >= _LEAST_S:
             drifts = (
                 f" From window {SETTLED + 1} to the last: memory {drift([w.rss for w in windows]):+.1%}, "
                 f"descriptors {drift([w.descriptors for w in windows]):+.0%}, "
@@ -126,43 +126,34 @@ async def soak(seconds: float, *, seed: int, folder: Path) -> Soak:
     """Run one, check the invariants of the fault matrix after it, and compare what everybody saw."""
     result = Soak(Series(seconds))
     async with contextlib.AsyncExitStack() as undo:
-        model, port = await _model(undo, folder / "model.jsonl")
+        model = await undo.enter_async_context(ModelServer(folder / "model.jsonl"))
         other = await undo.enter_async_context(bystander())
-        texts = [_policy(port, other.port, cap=cap) for cap in (512, 640)]
+        texts = [_policy(model.port, other.port, cap=cap) for cap in (512, 640)]
         env = {"TOLLHOUSE_DRAIN_S": "2"}
         proxy = await undo.enter_async_context(Soaked(folder, texts[0], env=env))
         guard = Guard(proxy, folder, limit_usd=_LIMIT_USD)
         await other.begin(proxy.port)
         await guard.baseline()
         began, before = time.monotonic(), len(other.lines)
-        load = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.soak.load", str(proxy.port), str(seed), str(seconds), str(folder / "clients.jsonl")),
-            stdout=asyncio.subprocess.PIPE,
-        )
-        undo.push_async_callback(_ended, load)
+        orders = Orders(proxy.port, seed, seconds, str(folder / "clients.jsonl"))
         watching = asyncio.create_task(_watch(result.series, proxy, guard, began))
         reloading = asyncio.create_task(_reload(result, proxy, texts))
-        said, _ = await load.communicate()
+        result.kinds, wrong = await loaded(orders)
         for task in (watching, reloading):
             task.cancel()
         outcomes = await asyncio.gather(watching, reloading, return_exceptions=True)
         result.wrong += [f"{error!r}" for error in outcomes if not isinstance(error, asyncio.CancelledError)]
-        assert load.returncode == 0, "the load broke"
-        found = json.loads(said)
-        result.kinds = found["kinds"]
-        result.wrong += found["wrong"][:20]
+        result.wrong += wrong[:20]
         during = other.lines[before:]
         result.series.probes = [(at - began, took) for at, took, status in during if status == 200]
         result.failed_probes = len(during) - len(result.series.probes)
-        assert model.stdin is not None
-        model.stdin.close()
-        await model.wait()
+        await model.close()
         await proxy.let_go()
         try:
             await guard.check(growth=_GROWTH)
         except AssertionError as error:
             result.wrong.append(str(error))
-        result.ledger = Ledger.read(proxy.told, clients=folder / "clients.jsonl", model=folder / "model.jsonl")
+        result.ledger = Ledger.read(proxy.told, clients=folder / "clients.jsonl", model=model.file)
         result.ledger.check()
         result.wrong += result.ledger.wrong[:20]
         result.wrong += [f"{line}" for line in proxy.lines() if line["event"] in ("fault.caught", "state.failed", "log.dropped")][
@@ -170,21 +161,6 @@ async def soak(seconds: float, *, seed: int, folder: Path) -> Soak:
         ]
     result.judge()
     return result
-
-
-async def _model(undo: contextlib.AsyncExitStack, file: Path) -> tuple[asyncio.subprocess.Process, int]:
-    model = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.soak.model", str(file)), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
-    )
-    undo.push_async_callback(_ended, model)
-    assert model.stdout is not None
-    return model, int(await model.stdout.readline())
-
-
-async def _ended(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is None:
-        process.kill()
-    await process.wait()
 
 
 async def _watch(series: Series, proxy: Soaked, guard: Guard, began: float) -> None:

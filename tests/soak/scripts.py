@@ -58,20 +58,25 @@ class Script:
 class Served:
     """What the model server did. reported: input and output tokens that its usage says, once that is sent. said: words sent, each a token.
 
-    whole: its last byte was written.
+    whole: its last byte was written. closed_s: when its connection ended before that, on the machine's monotonic clock.
     """
 
     reported: tuple[int, int] | None = None
     said: int = 0
     whole: bool = False
+    closed_s: float | None = None
 
 
 @dataclass(slots=True)
 class Seen:
-    """What the client saw. key: who called. status: 0 where it left before one came. words: that it read. stayed: to the end."""
+    """What the client saw. key: who called. status: 0 where it left before one came. words: that it read. stayed: to the end.
+
+    left_s: when it left, on the machine's monotonic clock.
+    """
 
     key: str
     kind: str
     status: int = 0
     words: int = 0
     stayed: bool = True
+    left_s: float | None = None
