@@ -126,10 +126,10 @@ class ClientConnection(asyncio.Protocol):
         """Close it if it has waited longer than it may. patience_s: by what it waits for: request, head, rest, close, flush."""
         since = self.waiting_since
         if since is not None and now - since > patience_s[self.waiting_for]:
-            self._transport.abort() if self._transport.is_closing() or self.waiting_for == "close" else self._close()
+            self._outlet.abort() if self._transport.is_closing() or self.waiting_for == "close" else self._close()
 
     def abort(self) -> None:
-        self._transport.abort()
+        self._outlet.abort()
 
     # ── for arrival and sink ─────────────────────────────────────────────────────────────────────────────────────────
 
