@@ -49,12 +49,12 @@ class Guard:
 
     async def baseline(self) -> None:
         """What is open and used from here on counts as usual: called once the process has done what it will do again."""
-        await self._quiet()
+        await self.quiet()
         self._descriptors, self._rss = self.descriptors(), self.rss()
 
     async def check(self, *, growth: int = 3 * MIB) -> None:
         """I1 to I4 and I6. growth: bytes of memory that may be more than at the baseline. Errors: AssertionError."""
-        await self._quiet()
+        await self.quiet()
         assert self._proxy.alive, f"I1: it ended: {self._proxy.stderr!r}"
         await _until(
             lambda: self.descriptors() <= self._descriptors, lambda: f"I1: {self.descriptors()} open, {self._descriptors} before"
@@ -67,7 +67,7 @@ class Guard:
         twice = [id for id, times in Counter(line["request_id"] for line in lines).items() if times > 1]
         assert not twice, f"I6: told of twice: {twice[:5]}"
 
-    async def _quiet(self) -> None:
+    async def quiet(self) -> None:
         """Until no call is running but, now and then, the bystander's."""
 
         async def running() -> int:
@@ -85,7 +85,7 @@ class Guard:
         usage = await asyncio.to_thread(ran, self._folder, "usage", "--json", "--state-dir", str(self._proxy.state))
         assert usage.returncode == 0, usage.stderr
         total = json.loads(usage.stdout)["total"]
-        await self._quiet()
+        await self.quiet()
         high = self._logged_nanousd()
         assert low <= total["cost_nanousd"] <= high, f"I2: {total['cost_nanousd']} on the books, {low} to {high} in the log"
         assert total["held_nanousd"] <= 10_000_000, (

@@ -80,19 +80,21 @@ class Rig:
         env: Mapping[str, str] | None = None,
         growth: int = 3 * MIB,
         alone: bool = False,
+        limit_usd: float = LIMIT_USD,
     ) -> AsyncIterator["Proxy"]:
         """A serving process that is checked at the end.
 
         upstream: its URL without /v1, or the fake one, whose connections are then let go before the check. options: further settings of
         the upstream. rules: YAML items under `policies`; more: further top-level YAML. growth: see Guard. alone: without the other tenant.
+        limit_usd: of the budget that all calls are under.
         """
         url = upstream if isinstance(upstream, str) else upstream.url
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             async with bystander() as other:
-                text = _policy(url, other.port, timeouts=timeouts, options=options, rules=rules, more=more)
+                text = _policy(url, other.port, timeouts=timeouts, options=options, rules=rules, more=more, limit_usd=limit_usd)
                 async with Proxy(folder, text, env={"TOLLHOUSE_DRAIN_S": "2", **(env or {})}) as proxy:
-                    proxy.guard = Guard(proxy, folder, limit_usd=LIMIT_USD)
+                    proxy.guard = Guard(proxy, folder, limit_usd=limit_usd)
                     if not alone:
                         await other.begin(proxy.port)
                     await proxy.guard.baseline()
@@ -117,9 +119,9 @@ class Proxy(Serving):
         """One call of the app, with these fields beside or instead of the usual ones."""
         return await self.post(PATH, orjson.dumps({**CHAT, **fields}), KEY)
 
-    async def call_lines(self, count: int = 1) -> list[dict[str, Any]]:
+    async def call_lines(self, count: int = 1, *, timeout_s: float = 30.0) -> list[dict[str, Any]]:
         """Wait until so many of the app's calls have ended, and return all of their lines."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(timeout_s):
             while len(found := [line for line in self.lines("call.finished") if line.get("key") != "other"]) < count:
                 await asyncio.sleep(0.02)
         return found
@@ -176,7 +178,7 @@ async def bystander() -> AsyncIterator[_Other]:
         await process.wait()
 
 
-def _policy(url: str, other_port: int, *, timeouts: str, options: str, rules: str, more: str) -> str:
+def _policy(url: str, other_port: int, *, timeouts: str, options: str, rules: str, more: str, limit_usd: float) -> str:
     listed = "".join(f"  {line}\n" for line in rules.strip("\n").splitlines())
     return f"""version: 1
 upstreams:
@@ -192,7 +194,7 @@ prices:
   models: {{"bystander-*": {{input: 0.1, output: 0.1}}}}
 {more}
 policies:
-  - {{name: everyone, budget: {{usd: {LIMIT_USD}, per: month, when_spent: reject}}}}
+  - {{name: everyone, budget: {{usd: {limit_usd}, per: month, when_spent: reject}}}}
 {listed}"""
 
 

@@ -23,7 +23,7 @@ import orjson
 from tests.faults.guard import MIB, OTHER_KEY, Guard
 from tests.faults.rig import bystander
 from tests.house import UPSTREAM_KEY, hash_of
-from tests.soak.ledger import Ledger, Told
+from tests.soak.ledger import Ledger, Told, seen_of, served_of
 from tests.soak.load import KEYS, Orders
 from tests.soak.processes import ModelServer, loaded
 from tests.soak.series import SETTLED, Sample, Series, drift, table
@@ -153,7 +153,7 @@ async def soak(seconds: float, *, seed: int, folder: Path) -> Soak:
             await guard.check(growth=_GROWTH)
         except AssertionError as error:
             result.wrong.append(str(error))
-        result.ledger = Ledger.read(proxy.told, clients=folder / "clients.jsonl", model=model.file)
+        result.ledger = Ledger(proxy.told, seen_of(folder / "clients.jsonl"), served_of(model.file))
         result.ledger.check()
         result.wrong += result.ledger.wrong[:20]
         result.wrong += [f"{line}" for line in proxy.lines() if line["event"] in ("fault.caught", "state.failed", "log.dropped")][
