@@ -308,14 +308,17 @@ class App:
     # ── what is measured now and then ────────────────────────────────────────────────────────────────────────────────
 
     async def _watch_loop(self) -> None:
-        """How late the loop wakes this; and slow heads are closed."""
-        loop = asyncio.get_running_loop()
+        """How late the loop wakes this; slow heads are closed; and what the store could not write is said."""
+        loop, failures = asyncio.get_running_loop(), 0
         while True:
             due = loop.time() + LAG_S
             await asyncio.sleep(LAG_S)
             self.metrics.loop_lag_seconds.observe(max(0.0, loop.time() - due))
             for listener in (self.edge.listener, self.admin.listener):
                 listener.close_late(header_s=self.settings.header_s)
+            if self.store.failures > failures:
+                failures = self.store.failures
+                self.log.event("state.failed", level="error", operation="write")
 
     def _collect(self) -> None:
         self.metrics.inflight_calls.set(self.pipeline.inflight)
@@ -356,7 +359,12 @@ async def _serve(
         return 2
     on_ready(app)
     await asked.wait()
-    await app.drain(pressed)
+    try:
+        await app.drain(pressed)
+    except StateUnavailable as error:  # the journals have what the database could not be given, for the next start
+        log.event("state.failed", level="error", operation="close")
+        print(f"tollhouse: {error.detail or error.message}", file=sys.stderr)
+        return 1
     return 0
 
 
