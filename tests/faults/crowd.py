@@ -1,6 +1,6 @@
 """Clients by the hundred that are slow on purpose, in a process of their own.
 
-    python -m tests.faults.crowd ROLE PORT KEY COUNT FIRST     prints `open N` once all are there, then `ended SECONDS NUMBER PART STATUS` for
+    python -m tests.faults.crowd ROLE PORT KEY COUNT FIRST     prints `open N` when all are there, `ended SECONDS NUMBER PART STATUS` for
                                                          each that the proxy ended; ends when standard input does
 
     readers: ask for a flood (tests.soak.model) with a small SO_RCVBUF, and never read; FIRST: the number in the first one's id

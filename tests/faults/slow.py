@@ -172,4 +172,7 @@ async def leaving(rig: Rig) -> str:
             ledger = Ledger(told, seen_of(Path(orders.file)), served_of(model.file))
             ledger.check()
             assert not ledger.wrong, f"{len(ledger.wrong)} wrong, such as {ledger.wrong[0]}"
-    return f"{sum(made.values()):,} clients left; of {ledger.cancelled:,} calls the upstream was cancelled, after {ledger.slowest_s:.2f} s at most"
+    return (
+        f"{sum(made.values()):,} clients left; {ledger.cancelled:,} calls were cancelled at the upstream, "
+        f"after {ledger.slowest_s:.2f} s at most"
+    )
