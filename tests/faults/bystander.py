@@ -25,9 +25,11 @@ async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> 
             head = await reader.readuntil(b"\r\n\r\n")
             await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].partition(b"\r")[0]))
             writer.write(_REPLY)
+            if b"connection: close" in head:
+                break
         except (asyncio.IncompleteReadError, ConnectionError):
-            writer.close()
-            return
+            break
+    writer.close()
 
 
 async def _call(port: int, key: str) -> int:
