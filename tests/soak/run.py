@@ -203,7 +203,7 @@ def _policy(port: int, other_port: int, *, cap: int) -> str:
     keys = "\n".join(
         f'  - {{id: {id}, hash: "{hash_of(key)}", tags: [{id}], user: {{header: x-user}}}}' for id, key in KEYS.items()
     )
-    timeouts = "connect: 1s, first_byte: 3s, first_token: 3s, idle: 3s, total: 30s, write_stall: 2s"
+    timeouts = "connect: 20s, first_byte: 20s, first_token: 20s, idle: 20s, total: 60s, write_stall: 2s"
     return f"""version: 1
 upstreams:
   main: {{base_url: "http://127.0.0.1:{port}/v1", api_key: {UPSTREAM_KEY}, timeouts: {{{timeouts}}}, retries: {{attempts: 1}}}}
