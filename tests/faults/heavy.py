@@ -17,6 +17,7 @@ from tests.faults.row import row
 from tests.whole.conversation import chunk
 
 MOST_STALL_S = 1.0  # of a loop on a machine that has other work; the figure of the matrix is 50 ms
+_PATIENT = "connect: 20s, first_byte: 20s, first_token: 20s, idle: 20s, total: 60s, write_stall: 20s"
 _PROBE_S = 0.004
 _LAG = re.compile(r'^tollhouse_loop_lag_seconds_bucket\{le="([^"]+)"\} (\S+)$', re.MULTILINE)
 _ENGLISH = "the quick brown fox jumps over the lazy dog "
@@ -94,15 +95,19 @@ def _policies(proxy: Proxy) -> str:
 async def weighed(rig: Rig) -> str:
     size = rig.times(short=MIB // 4, long=MIB)
     stalls: dict[str, float] = {}
-    async with FakeUpstream(default=OK) as upstream, rig.proxy(upstream, rules=_RULES, growth=160 * MIB, limit_usd=5000.0) as proxy:
+    async with FakeUpstream(default=OK) as upstream, rig.proxy(
+        upstream, timeouts=_PATIENT, rules=_RULES, growth=160 * MIB, limit_usd=5000.0
+    ) as proxy:
 
         async def measured(what: str, work: Callable[[], Awaitable[None]]) -> None:
             prober = _Prober(proxy)
             probing = asyncio.create_task(prober.run())
-            await work()
-            await asyncio.sleep(4 * _PROBE_S)
-            probing.cancel()
-            await asyncio.gather(probing, return_exceptions=True)
+            try:
+                await work()
+                await asyncio.sleep(4 * _PROBE_S)
+            finally:
+                probing.cancel()
+                await asyncio.gather(probing, return_exceptions=True)
             stalls[what] = prober.longest_s
 
         async def nothing() -> None:
@@ -111,7 +116,7 @@ async def weighed(rig: Rig) -> str:
         async def large_event() -> None:
             upstream.queue(sse_answer([chunk("x " * size), chunk("", finish="stop"), b"data: [DONE]\n\n"]))
             status, _, said = await proxy.chat(stream=True)
-            assert (status, b"[DONE]" in said) == (200, True)
+            assert (status, b"[DONE]" in said) == (200, True), f"{status} {said[-300:]!r}"
 
         async def large_answer() -> None:
             upstream.queue(json_answer(200, {"choices": [{"index": 0, "message": {"role": "assistant", "content": "x " * size}}]}))
@@ -119,7 +124,9 @@ async def weighed(rig: Rig) -> str:
 
         async def reload() -> None:
             proxy.file.write_text(_policies(proxy), "utf-8")
-            await proxy.logged("policy.activated", 2)
+            while len(proxy.lines("policy.activated")) < 2:
+                assert not proxy.lines("policy.rejected"), proxy.lines("policy.rejected")[0]["mistake_lines"][:3]
+                await asyncio.sleep(0.05)
 
         await measured("nothing", nothing)
         for what, (body, expected) in _inputs(size).items():

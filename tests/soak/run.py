@@ -36,9 +36,8 @@ MOST_P99_RATIO = 2.0
 _LIMIT_USD = 5000.0
 _SAMPLE_S = 2.0
 _RELOAD_S = 7.0
-_GROWTH = (
-    96 * MIB
-)  # from before the first call, the tokenizer's ranks among it; how memory goes on from there is judged by the series
+# From before the first call, the tokenizer's ranks among it; how memory goes on from there is judged by the series.
+_GROWTH = 128 * MIB
 
 
 class Soaked(Serving):
