@@ -114,7 +114,9 @@ async def stalled(rig: Rig) -> str:
         async with contextlib.AsyncExitStack() as undo:
             model = await undo.enter_async_context(ModelServer(Path(name) / "model.jsonl"))
             proxy = await undo.enter_async_context(
-                rig.proxy(model.url, timeouts=_PATIENT.format(stall_s), rules=_CAPS, growth=128 * MIB, limit_usd=50_000.0)
+                rig.proxy(
+                    model.url, timeouts=_PATIENT.format(stall_s), rules=_CAPS, growth=(96 + 3 * count) * MIB, limit_usd=50_000.0
+                )
             )
             await _count_once(proxy)
             before, kernel_before = proxy.guard.rss(), kernel.memory(local=proxy.port) + kernel.memory(remote=model.port)
