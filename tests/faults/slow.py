@@ -137,6 +137,9 @@ async def stalled(rig: Rig) -> str:
                 said = served[line["request_id"]].said
                 assert 0 < line["output_tokens"] <= 2 * said, f"{line['output_tokens']} tokens billed, {said} sent"
                 assert said < _FLOOD_WORDS // 2, f"{said} words taken for somebody who reads none"
+            if not rig.short:  # of few readers the first count and the loop's own noise are most of it
+                assert memory < MIB, f"{memory / MIB:.2f} MiB each"
+                assert in_kernel < MIB, f"{in_kernel / MIB:.2f} MiB each in the kernel"
             slowest = max(line["total_ms"] for line in lines) / 1e3
     return f"{count}: {memory / 1024:.0f} KiB each, in the kernel {in_kernel / 1024:.0f}; cut after {slowest:.1f} s at most; left {left}"
 
