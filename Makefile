@@ -10,8 +10,9 @@ FETCH_ALERTMANAGER := apt-get download -qq -o APT::Sandbox::User=root prometheus
 
 ALERTMANAGER := $(shell command -v prometheus-alertmanager || echo .tools/alertmanager/usr/bin/prometheus-alertmanager)
 TRIALS ?= 100
+MINUTES ?= 30
 
-.PHONY: run test check real pages nginx bench bench-quick schema clean
+.PHONY: run test check real pages faults soak nginx bench bench-quick schema clean
 
 # A Debian without python3-venv gets it when we are root, and is told when we are not.
 $(VENV)/ready: requirements-dev.lock pyproject.toml
@@ -44,6 +45,15 @@ real: $(VENV)/ready
 # Pages under kills: a real Alertmanager, and strict receivers for the others. Unpacked rather than installed, as nginx below.
 pages: $(VENV)/ready $(ALERTMANAGER)
 	$(BIN)/python -m tests.crashes.alertmanager $(ALERTMANAGER) $(TRIALS)
+
+# The fault matrix, row by row: `make faults`, or some of it with ROWS="A1 B2".
+faults: $(VENV)/ready nginx
+	$(BIN)/python -m tests.faults.run $(ROWS)
+
+# Mixed calls, faults among them, for as long as is asked: `make soak` for a release, `make soak MINUTES=2` for a look. WRITE=--write: also
+# into tests/soak/RESULT.md.
+soak: $(VENV)/ready
+	$(BIN)/python -m tests.soak.run $(MINUTES) $(WRITE)
 
 .tools/alertmanager/usr/bin/prometheus-alertmanager:
 	@echo "unpacking prometheus-alertmanager into .tools"; mkdir -p .tools/alertmanager && cd .tools \

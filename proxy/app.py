@@ -161,6 +161,8 @@ class App:
             overload=self.overload,
             pipeline=self.pipeline,
             listeners=(self.edge.listener, self.admin.listener),
+            store=store,
+            log=log,
             healths=self.healths,
             header_s=settings.header_s,
             lag=self.metrics.loop_lag_seconds,
@@ -391,7 +393,12 @@ async def _serve(
     if app.shelf.current.counts():
         await app.tokenizer.load()  # rather before the first call than during it
     await asked.wait()
-    await app.drain(pressed)
+    try:
+        await app.drain(pressed)
+    except StateUnavailable as error:  # the journals have what the database could not be given, for the next start
+        log.event("state.failed", level="error", operation="close")
+        print(f"tollhouse: {error.detail or error.message}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -52,6 +52,10 @@ class Departures:
                     finally:
                         self._running -= 1
             finally:
+                if trip.meter is None and task.done() and not task.cancelled() and task.exception() is None:
+                    # It came in the instant in which nobody waited for it any more: it is counted, and goes no further.
+                    trip.meter = meter_for(trip.call, task.result())
+                    hear_out(task.result(), trip.meter)
                 task.cancel()
                 task.add_done_callback(_let_go)
             raise

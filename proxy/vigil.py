@@ -4,9 +4,10 @@ The rule a reader could break: a look is for the event loop and takes microsecon
 """
 
 import asyncio
+from typing import Protocol
 
 from proxy.downstream.listener import Listener
-from proxy.health import Healths
+from proxy.health import EventLog, Healths
 from proxy.memory import give_back
 from proxy.overload import LOOK_S, Overload
 from proxy.pipeline import Pipeline
@@ -14,6 +15,13 @@ from proxy.retries import ROLL_S
 from proxy.telemetry.instruments import Histogram
 
 _GIVE_BACK_S = 2.0  # how often memory is given back, near the limit
+
+
+class Store(Protocol):
+    """failures: writes that went wrong, so far."""
+
+    @property
+    def failures(self) -> int: ...
 
 
 class Vigil:
@@ -25,6 +33,8 @@ class Vigil:
         overload: Overload,
         pipeline: Pipeline,
         listeners: tuple[Listener, ...],
+        store: Store,
+        log: EventLog,
         healths: Healths,
         header_s: float,
         lag: Histogram,
@@ -32,6 +42,9 @@ class Vigil:
         self._overload = overload
         self._pipeline = pipeline
         self._listeners = listeners
+        self._store = store
+        self._log = log
+        self._failures = 0  # of the store, that were told of
         self._healths = healths
         self._header_s = header_s
         self._lag = lag
@@ -49,6 +62,9 @@ class Vigil:
             if now - swept >= ROLL_S:
                 swept = now
                 self._healths.roll()
+                if self._store.failures > self._failures:
+                    self._failures = self._store.failures
+                    self._log.event("state.failed", level="error", operation="write")
                 for listener in self._listeners:
                     listener.close_late(header_s=self._header_s)
             if self._overload.near and now - given_back >= _GIVE_BACK_S:

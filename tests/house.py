@@ -18,6 +18,7 @@ import orjson
 from policies import KINDS
 from proxy.app import App
 from proxy.clock import SystemClock
+from proxy.policy.contract import Clause
 from proxy.settings import read_settings
 from proxy.telemetry.logs import Log
 
@@ -42,9 +43,18 @@ policies:{" []" if not listed else chr(10) + listed}"""
 
 
 class House:
-    """One proxy on free ports. policy: text of the file. env: more environment; settings: more TOLLHOUSE_* variables."""
+    """One proxy on free ports. policy: text of the file. env: more environment, TOLLHOUSE_* among it. kinds: of its clauses."""
 
-    def __init__(self, policy: str, upstream: str, folder: Path, *, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        policy: str,
+        upstream: str,
+        folder: Path,
+        *,
+        env: Mapping[str, str] | None = None,
+        kinds: tuple[type[Clause], ...] = KINDS,
+    ) -> None:
+        self._kinds = kinds
         self.file = folder / "policy.yaml"
         self.file.write_text(policy)
         self._log_file = folder / "log"
@@ -61,7 +71,7 @@ class House:
 
     async def __aenter__(self) -> Self:
         self.log = Log(self._fd, clock=SystemClock(), gather_s=0.0)
-        self.app = await App.start(read_settings(self._env, {}), kinds=KINDS, log=self.log)
+        self.app = await App.start(read_settings(self._env, {}), kinds=self._kinds, log=self.log)
         self.url = "http://{}:{}".format(*self.app.data_address)
         self.admin_url = "http://{}:{}".format(*self.app.admin_address)
         self._session = aiohttp.ClientSession(auto_decompress=False)

@@ -113,10 +113,10 @@ class ClientConnection(asyncio.Protocol):
         if self.waiting_for == "head" and not self._deaf:
             self._reject(late())
         else:
-            self._transport.abort() if self._transport.is_closing() or self.waiting_for == "close" else self._close()
+            self._outlet.abort() if self._transport.is_closing() or self.waiting_for == "close" else self._close()
 
     def abort(self) -> None:
-        self._transport.abort()
+        self._outlet.abort()
 
     # ── for arrival and sink ─────────────────────────────────────────────────────────────────────────────────────────
 

@@ -4,6 +4,10 @@ The rule a reader could break: whoever writes looks at `slow` afterwards and wai
 """
 
 import asyncio
+import socket
+import struct
+
+_AT_ONCE = struct.pack("ii", 1, 0)  # to linger, for no time: a reset
 
 
 class Outlet:
@@ -37,6 +41,12 @@ class Outlet:
                 self._room = None
         if self._transport.is_closing():
             raise ConnectionResetError("the client is gone")
+
+    def abort(self) -> None:
+        """Break the connection. A slow reader's is reset, or the kernel would keep for minutes what was written: megabytes for each."""
+        if self.slow and not self._transport.is_closing():
+            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+        self._transport.abort()
 
     def resume(self) -> None:
         """The socket takes more again, or never will."""

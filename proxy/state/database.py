@@ -239,15 +239,15 @@ class Database:
         ).rowcount
 
     def _prepare(self) -> None:
-        # FULL: a journal is deleted once its sums are here, so they must be on the disk by then. WAL: others may read meanwhile.
-        self._connection.execute("PRAGMA journal_mode = WAL")
-        self._connection.execute("PRAGMA synchronous = FULL")
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()
         if version > len(MIGRATIONS):
             raise unusable(
                 f"{self._path} has schema {version} and this version of tollhouse knows {len(MIGRATIONS)}: "
                 "run the newer version, or set TOLLHOUSE_STATE_DIR to another directory"
             )
+        # FULL: a journal is deleted once its sums are here, so they must be on the disk by then. WAL: others may read meanwhile.
+        self._connection.execute("PRAGMA journal_mode = WAL")
+        self._connection.execute("PRAGMA synchronous = FULL")
         with self._transaction():
             for step in MIGRATIONS[version:]:
                 for statement in step:

@@ -1,6 +1,7 @@
 """When a client has left: the upstream is stopped at once, or read on within bounds, and whatever it sent is counted."""
 
 import asyncio
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
-from proxy.call import Call
+from proxy.call import Call, Usage
 from proxy.deadlines import Sweep
 from proxy.departure import Departures, hear_out
 from proxy.telemetry.trace import TRACE_BYTES, continue_trace
@@ -239,3 +240,40 @@ async def test_the_word_that_a_client_is_gone_may_come_after_a_write_has_failed(
     with pytest.raises(asyncio.CancelledError):
         await again
     sweep.close()
+
+
+@pytest.mark.parametrize("most", [0, 1], ids=["too many drain", "its time is over"])
+async def test_an_answer_that_comes_as_it_is_given_up_is_counted(most: int) -> None:
+    """Its upstream is paid for it; without a meter it would count as a refusal, which is free."""
+    answer, came = Answer(orjson.dumps(ANSWER), whole=True), asyncio.Event()
+    answer.headers = {"content-type": "application/json"}
+    call = Call("req_1", "POST", surface=SURFACES[0], drain=Drain(0.05, 1 << 20))
+    unused: Any = None
+    trip = Trip(call, continue_trace(None, random="01" * TRACE_BYTES), unused, lambda: 0, 0)
+    loop, sweep = asyncio.get_running_loop(), Sweep(asyncio.get_running_loop())
+
+    async def opening() -> Answer:
+        await came.wait()
+        trip.answered = True
+        return answer
+
+    async def run() -> None:
+        await Departures(most=most).opened(opening(), trip, sweep.watch())
+
+    running = asyncio.create_task(run())
+    for _ in range(3):
+        await asyncio.sleep(0)
+    if most:
+        running.cancel()
+        await asyncio.sleep(0)
+        loop.call_at(loop.time() + 0.04, came.set)  # and the loop is busy until the drain's time is over too
+        loop.call_at(loop.time() + 0.03, time.sleep, 0.1)
+    else:
+        came.set()
+        running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    sweep.close()
+    if trip.answered:
+        assert trip.meter is not None
+        assert trip.meter.usage == Usage(9, 1)

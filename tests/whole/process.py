@@ -113,6 +113,15 @@ class Serving:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def alive(self) -> bool:
+        return self._process.returncode is None
+
+    async def let_go(self) -> None:
+        """Close the connections of `post` and `admin`."""
+        await self._session.close()
+        self._session = aiohttp.ClientSession()
+
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 

@@ -1,6 +1,7 @@
 """`tollhouse serve`: what a person reads when it starts, and when it cannot: one line for each mistake, exit 2, and no stack."""
 
 import os
+import resource
 import shlex
 import signal
 import socket
@@ -16,6 +17,7 @@ from proxy.commands.serve import greeting
 from tests.fakes import FakeUpstream, json_answer
 from tests.house import House, policy
 from tests.proxy.policy.files import BROKEN, HEAD
+from tests.whole.conversation import CHAT, OK
 from tests.whole.process import Serving, environment, ran
 
 FREE = ("--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0")
@@ -103,6 +105,25 @@ def test_a_state_folder_that_may_not_be_written(tmp_path: Path) -> None:
     (tmp_path / "state").mkdir(mode=0o500)
     [told] = refused(tmp_path, *FREE, "--pretend", "--state-dir", str(tmp_path / "state"))
     assert told.startswith(f"tollhouse: {tmp_path}/state: ")
+
+
+async def test_a_disk_that_is_full_is_said_and_at_the_end_told_in_a_line(tmp_path: Path) -> None:
+    """What ended is in the journal, for the next start."""
+    text = policy("- {name: purse, max_tokens: {cap: 10}, budget: {usd: 5, per: month, when_spent: reject}}")
+    async with FakeUpstream(default=OK) as upstream:
+        full = Serving(tmp_path, text, upstream=upstream.url + "/v1")
+        await full.__aenter__()
+        resource.prlimit(full.pid, resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+        async with full.client() as app:
+            await app.chat.completions.create(**CHAT)
+        full.terminate()
+        assert await full.ended() == 1
+        await full._session.close()
+        assert full.stderr.startswith(f"tollhouse: {full.state}: ".encode())
+        assert full.stderr.count(b"\n") == 1
+        assert [line["operation"] for line in full.lines("state.failed")][-1] == "close"
+        async with Serving(tmp_path, text, upstream=upstream.url + "/v1") as following:
+            assert not following.lines("state.recovered"), "nothing was held"
 
 
 async def test_a_machine_reads_nothing_but_lines_of_json(tmp_path: Path) -> None:

@@ -664,3 +664,19 @@ def test_requests_cut_at_any_two_places_are_answered_alike(cuts: list[int], bodi
             assert [(await caller.answer()).body for _ in bodies] == bodies
 
     asyncio.run(exchange())
+
+
+async def test_a_reader_that_is_given_up_is_reset_and_leaves_nothing_in_the_kernel() -> None:
+    """One that is only closed is offered what was written for as long as it likes."""
+
+    async def flood(arrival: HttpArrival, sink: HttpSink) -> None:
+        sink.start(200, [])
+        while not sink.write(b"x" * MIB):
+            pass
+        sink.abort()
+
+    async with Door(flood) as door, door.caller(receive_bytes=4096) as caller:
+        await caller.send(GET)
+        await door.until(finished=1)
+        with pytest.raises(ConnectionResetError):
+            await caller.ended()

@@ -1,0 +1,66 @@
+"""Another tenant, in a process of its own: its model server, and small calls at a steady pace, each timed.
+
+    python -m tests.faults.bystander      prints the port of its model server; reads the proxy's port and a key from standard input;
+                                          then prints one line a call: when it ended, how long it took (both in seconds), its status
+
+The rule a reader could break: it shares nothing with whoever makes the faults, or their load would be measured in its calls.
+"""
+
+import asyncio
+import sys
+import time
+
+PACE_S = 0.04
+MODEL = "bystander-1"
+_BODY = b'{"model": "bystander-1", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 5}'
+_ANSWER = (
+    b'{"id": "1", "model": "bystander-1", "choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 5, "total_tokens": 10}}'
+)
+_REPLY = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(_ANSWER), _ANSWER)
+
+
+async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while True:
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+            await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].partition(b"\r")[0]))
+            writer.write(_REPLY)
+            if b"connection: close" in head:
+                break
+        except (asyncio.IncompleteReadError, ConnectionError):
+            break
+    writer.close()
+
+
+async def _call(port: int, key: str) -> int:
+    """One call over a connection of its own, as a client that comes now and then."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(
+            b"POST /v1/chat/completions HTTP/1.1\r\nhost: t\r\nconnection: close\r\ncontent-type: application/json\r\n"
+            b"authorization: Bearer %b\r\ncontent-length: %d\r\n\r\n%b" % (key.encode(), len(_BODY), _BODY)
+        )
+        said = await reader.read()
+        return int(said[9:12] or b"0")
+    finally:
+        writer.close()
+
+
+async def main() -> None:
+    server = await asyncio.start_server(_serve, "127.0.0.1", 0)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    port, key = (await asyncio.to_thread(sys.stdin.readline)).split()
+    while True:
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(20):
+                status = await _call(int(port), key)
+        except (OSError, TimeoutError):
+            status = 0
+        ended = time.monotonic()
+        print(f"{ended:.6f} {ended - began:.6f} {status}", flush=True)
+        await asyncio.sleep(max(0.0, PACE_S - (ended - began)))
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

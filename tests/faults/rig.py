@@ -1,0 +1,202 @@
+"""What a row of the matrix works with: a serving process under a policy with limits, another tenant beside it, and the invariants.
+
+    async with FakeUpstream(default=OK) as upstream, rig.proxy(upstream.url) as proxy:
+        status, headers, body = await proxy.post(...)
+    # when the block is left: the upstream's connections are let go, I1 to I6 are checked, the process is ended and must end with 0
+
+The rule a reader could break: whoever makes a fault closes its own sockets before it leaves the block.
+"""
+
+import asyncio
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from tests.fakes import FakeUpstream, Step, json_answer, sse_answer
+from tests.faults.guard import ANSWER, APP_KEY, MIB, OTHER_KEY, PROMPT, Guard
+from tests.house import UPSTREAM_KEY, hash_of
+from tests.whole.conversation import chunk
+from tests.whole.process import Serving
+
+PATH = "/v1/chat/completions"
+CHAT: dict[str, Any] = {"model": "gpt-4.1-mini", "messages": [{"role": "user", "content": PROMPT}], "max_tokens": 50}
+KEY = {"authorization": f"Bearer {APP_KEY}", "content-type": "application/json"}
+USAGE = {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12}
+EVENTS = [chunk(ANSWER), chunk("!"), chunk("", finish="stop"), chunk(None, usage=USAGE), b"data: [DONE]\n\n"]
+STREAM: list[Step] = sse_answer(EVENTS)
+OK: list[Step] = json_answer(
+    200,
+    {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "gpt-4.1-mini",
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": ANSWER}, "finish_reason": "stop"}],
+        "usage": USAGE,
+    },
+)
+LIMIT_USD = 5.0
+_WARM_CALLS = 25  # of the bystander, before a fault begins
+
+
+@dataclass(slots=True)
+class Bystanding:
+    """How the other tenant's calls went: seconds each, before the fault and during it; statuses other than 200, with their number."""
+
+    before_s: list[float] = field(default_factory=list)
+    during_s: list[float] = field(default_factory=list)
+    failed: dict[int, int] = field(default_factory=dict)
+
+    def ratio(self) -> float:
+        """I5: the 99th percentile during the fault by the one before it."""
+        return _p99(self.during_s) / max(_p99(self.before_s), 0.002)  # what is below 2 ms is the noise of the machine
+
+
+@dataclass(slots=True)
+class Rig:
+    """short: the form for every commit; long ones repeat a fault more often. others: of each proxy that ran."""
+
+    short: bool = True
+    others: list[Bystanding] = field(default_factory=list)
+
+    def times(self, *, short: int, long: int) -> int:
+        return short if self.short else long
+
+    @asynccontextmanager
+    async def proxy(
+        self,
+        upstream: str | FakeUpstream,
+        *,
+        timeouts: str = "connect: 1s, first_byte: 1s, first_token: 1s, idle: 1s, total: 10s, write_stall: 1s",
+        options: str = "retries: {attempts: 1}",
+        rules: str = "",
+        more: str = "",
+        env: Mapping[str, str] | None = None,
+        growth: int = 3 * MIB,
+        alone: bool = False,
+        limit_usd: float = LIMIT_USD,
+    ) -> AsyncIterator["Proxy"]:
+        """A serving process that is checked at the end.
+
+        upstream: its URL without /v1, or the fake one, whose connections are then let go before the check. options: further settings of
+        the upstream. rules: YAML items under `policies`; more: further top-level YAML. growth: see Guard. alone: without the other tenant.
+        limit_usd: of the budget that all calls are under.
+        """
+        url = upstream if isinstance(upstream, str) else upstream.url
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            async with bystander() as other:
+                text = _policy(url, other.port, timeouts=timeouts, options=options, rules=rules, more=more, limit_usd=limit_usd)
+                async with Proxy(folder, text, env={"TOLLHOUSE_DRAIN_S": "2", **(env or {})}) as proxy:
+                    proxy.guard = Guard(proxy, folder, limit_usd=limit_usd)
+                    if not alone:
+                        await other.begin(proxy.port)
+                    await proxy.guard.baseline()
+                    began = len(other.lines)
+                    yield proxy
+                    if isinstance(upstream, FakeUpstream):
+                        await upstream.hang_up()
+                    await proxy.let_go()
+                    ended = len(other.lines)
+                    await proxy.guard.check(growth=growth)
+                    if not alone:
+                        self.others.append(other.told(began, ended))
+                        assert not self.others[-1].failed, f"I5: another tenant's calls ended with {self.others[-1].failed}"
+
+
+class Proxy(Serving):
+    """The process that a fault happens to. guard: asks what must hold of it."""
+
+    guard: Guard
+
+    async def chat(self, **fields: Any) -> tuple[int, Mapping[str, str], bytes]:
+        """One call of the app, with these fields beside or instead of the usual ones."""
+        return await self.post(PATH, orjson.dumps({**CHAT, **fields}), KEY)
+
+    async def call_lines(self, count: int = 1, *, timeout_s: float = 30.0) -> list[dict[str, Any]]:
+        """Wait until so many of the app's calls have ended, and return all of their lines."""
+        async with asyncio.timeout(timeout_s):
+            while len(found := [line for line in self.lines("call.finished") if line.get("key") != "other"]) < count:
+                await asyncio.sleep(0.02)
+        return found
+
+
+@dataclass(slots=True)
+class _Other:
+    """The bystander's process. lines: when a call ended, its seconds, its status."""
+
+    process: asyncio.subprocess.Process
+    port: int
+    lines: list[tuple[float, float, int]] = field(default_factory=list)
+
+    async def begin(self, proxy_port: int) -> None:
+        """Let it call, until it has warmed both up."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{proxy_port} {OTHER_KEY}\n".encode())
+        async with asyncio.timeout(30):
+            while len(self.lines) < _WARM_CALLS:
+                await asyncio.sleep(0.02)
+
+    async def read(self) -> None:
+        assert self.process.stdout is not None
+        async for line in self.process.stdout:
+            at, seconds, status = line.split()
+            self.lines.append((float(at), float(seconds), int(status)))
+
+    def told(self, began: int, ended: int) -> Bystanding:
+        found = Bystanding(
+            before_s=[seconds for _, seconds, _ in self.lines[5:began]],  # the first ones found nothing made
+            during_s=[seconds for _, seconds, _ in self.lines[began:ended]],
+        )
+        for _, _, status in self.lines[:ended]:
+            if status != 200:
+                found.failed[status] = found.failed.get(status, 0) + 1
+        return found
+
+
+@asynccontextmanager
+async def bystander() -> AsyncIterator[_Other]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.faults.bystander"), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    reading = None
+    try:
+        assert process.stdout is not None
+        other = _Other(process, int(await process.stdout.readline()))
+        reading = asyncio.create_task(other.read())
+        yield other
+    finally:
+        process.kill()  # once: a second time, asyncio would find it gone and say so
+        if reading is not None:
+            await reading
+        await process.wait()
+
+
+def _policy(url: str, other_port: int, *, timeouts: str, options: str, rules: str, more: str, limit_usd: float) -> str:
+    listed = "".join(f"  {line}\n" for line in rules.strip("\n").splitlines())
+    return f"""version: 1
+upstreams:
+  main: {{base_url: "{url}/v1", api_key: {UPSTREAM_KEY}, timeouts: {{{timeouts}}}, {options}}}
+  other: {{base_url: "http://127.0.0.1:{other_port}/v1"}}
+routes:
+  - {{models: ["bystander-*"], to: [other]}}
+  - {{to: [main]}}
+keys:
+  - {{id: app, hash: "{hash_of(APP_KEY)}", user: {{header: x-user}}}}
+  - {{id: other, hash: "{hash_of(OTHER_KEY)}"}}
+prices:
+  models: {{"bystander-*": {{input: 0.1, output: 0.1}}}}
+{more}
+policies:
+  - {{name: everyone, budget: {{usd: {limit_usd}, per: month, when_spent: reject}}}}
+{listed}"""
+
+
+def _p99(seconds: list[float]) -> float:
+    return sorted(seconds)[int(len(seconds) * 0.99)] if seconds else 0.0
