@@ -10,7 +10,7 @@ The rule a reader could break: whoever makes a fault closes its own sockets befo
 import asyncio
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,18 +80,20 @@ class Rig:
         env: Mapping[str, str] | None = None,
         growth: int = 3 * MIB,
         alone: bool = False,
+        within: Sequence[str] = (),
     ) -> AsyncIterator["Proxy"]:
         """A serving process that is checked at the end.
 
         upstream: its URL without /v1, or the fake one, whose connections are then let go before the check. options: further settings of
         the upstream. rules: YAML items under `policies`; more: further top-level YAML. growth: see Guard. alone: without the other tenant.
+        within: see Serving.
         """
         url = upstream if isinstance(upstream, str) else upstream.url
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             async with _bystander() as other:
                 text = _policy(url, other.port, timeouts=timeouts, options=options, rules=rules, more=more)
-                async with Proxy(folder, text, env={"TOLLHOUSE_DRAIN_S": "2", **(env or {})}) as proxy:
+                async with Proxy(folder, text, env={"TOLLHOUSE_DRAIN_S": "2", **(env or {})}, within=within) as proxy:
                     proxy.guard = Guard(proxy, folder, limit_usd=LIMIT_USD)
                     if not alone:
                         await other.begin(proxy.port)

@@ -13,7 +13,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -46,11 +46,17 @@ def ran(folder: Path, *arguments: str, env: Mapping[str, str] | None = None) -> 
 class Serving:
     """`tollhouse serve` on free ports. policy: text of its file, or the path of one. env: more environment.
 
-    Leaving the `async with` ends it, and fails if it did not end with 0 or wrote anything to standard error.
+    within: a command that it is run by, and that becomes it. Leaving the `async with` ends it, and fails if it did not end with 0 or wrote anything to standard error.
     """
 
     def __init__(
-        self, folder: Path, policy: str | Path, *arguments: str, upstream: str | None = None, env: Mapping[str, str] | None = None
+        self,
+        folder: Path,
+        policy: str | Path,
+        *arguments: str,
+        upstream: str | None = None,
+        env: Mapping[str, str] | None = None,
+        within: Sequence[str] = (),
     ) -> None:
         self.file = policy if isinstance(policy, Path) else folder / "policy.yaml"
         if isinstance(policy, str):
@@ -58,7 +64,7 @@ class Serving:
         self.state = folder / "state"
         self.stdout = b""
         self.stderr = b""
-        self._arguments = arguments
+        self._command = (*within, sys.executable, "-m", "proxy", "serve", *arguments)
         self._env = environment(
             folder,
             {
@@ -78,7 +84,7 @@ class Serving:
 
     async def __aenter__(self) -> Self:
         self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "proxy", "serve", *self._arguments),
+            *self._command,
             env=self._env,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
