@@ -97,8 +97,9 @@ class Rig:
                     proxy.guard = Guard(proxy, folder, limit_usd=LIMIT_USD)
                     if not alone:
                         await other.begin(proxy.port)
-                    await proxy.guard.baseline()
-                    began = len(other.lines)
+                    proxy.other = other
+                    await proxy.begin()
+                    usual = proxy.began
                     yield proxy
                     if isinstance(upstream, FakeUpstream):
                         await upstream.hang_up()
@@ -106,14 +107,21 @@ class Rig:
                     ended = len(other.lines)
                     await proxy.guard.check(growth=growth)
                     if not alone:
-                        self.others.append(other.told(began, ended))
+                        self.others.append(other.told(usual, proxy.began, ended))
                         assert not self.others[-1].failed, f"I5: another tenant's calls ended with {self.others[-1].failed}"
 
 
 class Proxy(Serving):
-    """The process that a fault happens to. guard: asks what must hold of it."""
+    """The process that a fault happens to. guard: asks what must hold of it. other: who calls beside it; began: after so many calls."""
 
     guard: Guard
+    other: "_Other"
+    began: int
+
+    async def begin(self) -> None:
+        """The fault begins here: what is open, used and slow by now was so without it. Again once a first call has loaded what it takes."""
+        await self.guard.baseline()
+        self.began = len(self.other.lines)
 
     async def chat(self, **fields: Any) -> tuple[int, Mapping[str, str], bytes]:
         """One call of the app, with these fields beside or instead of the usual ones."""
@@ -149,9 +157,10 @@ class _Other:
             at, seconds, status = line.split()
             self.lines.append((float(at), float(seconds), int(status)))
 
-    def told(self, began: int, ended: int) -> Bystanding:
+    def told(self, usual: int, began: int, ended: int) -> Bystanding:
+        """usual: so many calls were made before anything happened; began, ended: the fault."""
         found = Bystanding(
-            before_s=[seconds for _, seconds, _ in self.lines[5:began]],  # the first ones found nothing made
+            before_s=[seconds for _, seconds, _ in self.lines[5:usual]],  # the first ones found nothing made
             during_s=[seconds for _, seconds, _ in self.lines[began:ended]],
         )
         for _, _, status in self.lines[:ended]:

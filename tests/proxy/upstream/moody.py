@@ -35,11 +35,17 @@ class Moody:
                 accepting.cancel()
                 await asyncio.wait({accepting, *self._tasks})
 
+    def hang_up(self) -> None:
+        """Close every connection."""
+        for task in tuple(self._tasks):
+            task.cancel()
+
     async def _accept(self, server: socket.socket) -> None:
         while True:
             peer, _ = await asyncio.get_running_loop().sock_accept(server)
             task = asyncio.create_task(self._serve(peer))
             self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     async def _serve(self, peer: socket.socket) -> None:
         loop = asyncio.get_running_loop()
