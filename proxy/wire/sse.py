@@ -102,7 +102,8 @@ class Splitter:
 def data_of(event: bytes) -> bytes | memoryview | None:
     """The joined `data` of one event, or None when it has none (a comment, a lone `retry:`).
 
-    Of a large event it is a view: images of megabytes are not copied to be read. A byte order mark is forgiven before any event; the standard does so before the first.
+    Of a large event it is a view: images of megabytes are not copied to be read.
+    A byte order mark is forgiven before any event; the standard does so before the first.
     """
     if event.startswith(b"data: ") and event.endswith(b"\n\n") and event.find(b"\n") == len(event) - 2 and event.find(b"\r") < 0:
         return event[6:-2] if len(event) < LARGE_BYTES else memoryview(event)[6:-2]
