@@ -42,6 +42,8 @@ OK: list[Step] = json_answer(
     },
 )
 LIMIT_USD = 5.0
+# Timeouts for faults that no deadline is to end: a busy machine is slow.
+PATIENT = "connect: 20s, first_byte: 20s, first_token: 20s, idle: 20s, total: 60s, write_stall: 20s"
 _WARM_CALLS = 25  # of the bystander, before a fault begins
 
 
@@ -122,6 +124,12 @@ class Proxy(Serving):
         """The fault begins here: what is open, used and slow by now was so without it. Again once a first call has loaded what it takes."""
         await self.guard.baseline()
         self.began = len(self.other.lines)
+
+    async def begin_counting(self, upstream: FakeUpstream) -> None:
+        """`begin` after an answer without usage, which is counted: that loads an encoding and its thread for good."""
+        upstream.queue(json_answer(200, {"choices": [{"message": {"content": ANSWER}}]}))
+        await self.chat()
+        await self.begin()
 
     async def chat(self, **fields: Any) -> tuple[int, Mapping[str, str], bytes]:
         """One call of the app, with these fields beside or instead of the usual ones."""

@@ -1,4 +1,4 @@
-"""Streams as vendors send them, whole: OpenAI's chat with its padding, a plain one of a model server's, tools, Responses; and in other spellings.
+"""Streams as vendors send them, whole: OpenAI's chat with its padding, a model server's plain one, tools, Responses; and other spellings.
 
 The rule a reader could break: every one ends as its surface wants it, and says 10 tokens in and 2 out.
 """
@@ -11,7 +11,21 @@ import orjson
 from tests.faults.guard import ANSWER
 from tests.whole.conversation import RESPONSE, event
 
-WORDS = (ANSWER, " counts", " 🪙", " the", " tolls;", " שלום", "\n\n", "data: ", '"quoted"', " Ünïcödé", " e\u0301", " \\ud83d", " end.")
+WORDS = (
+    ANSWER,
+    " counts",
+    " 🪙",
+    " the",
+    " tolls;",
+    " שלום",
+    "\n\n",
+    "data: ",
+    '"quoted"',
+    " Ünïcödé",
+    " e\u0301",
+    " \\ud83d",
+    " end.",
+)
 USAGE = {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 12}
 DONE = b"data: [DONE]\n\n"
 
@@ -22,7 +36,9 @@ def _line(data: Mapping[str, Any]) -> bytes:
 
 def _chunk(delta: Mapping[str, Any], *, finish: str | None = None, **more: Any) -> bytes:
     choices = [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}]
-    return _line({"id": "chatcmpl-B9", "object": "chat.completion.chunk", "created": 1, "model": "gpt-4.1-nano", "choices": choices, **more})
+    return _line(
+        {"id": "chatcmpl-B9", "object": "chat.completion.chunk", "created": 1, "model": "gpt-4.1-nano", "choices": choices, **more}
+    )
 
 
 def _usage(**more: Any) -> bytes:
@@ -74,7 +90,9 @@ RESPONSES: Mapping[str, list[bytes]] = {"responses": _responses()}
 
 def spelled() -> dict[str, bytes]:
     """A short stream in every spelling that the standard allows, and some that are merely met."""
-    plain = b"".join([_chunk({"role": "assistant", "content": ""}), *(_chunk({"content": w}) for w in (ANSWER, " 🪙", " שלום")), _usage(), DONE])
+    plain = b"".join(
+        [_chunk({"role": "assistant", "content": ""}), *(_chunk({"content": w}) for w in (ANSWER, " 🪙", " שלום")), _usage(), DONE]
+    )
     return {
         "LF": plain,
         "CRLF": plain.replace(b"\n", b"\r\n"),

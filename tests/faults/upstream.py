@@ -14,11 +14,11 @@ from typing import Any
 
 import orjson
 
-from tests.fakes import Close, FakeUpstream, Send, Step, UntilClosed, json_answer
+from tests.fakes import FakeUpstream, Send, Step, UntilClosed, json_answer
 from tests.faults.caller import Caller
-from tests.faults.guard import ANSWER, MIB, PROMPT
+from tests.faults.guard import ANSWER, MIB
 from tests.faults.names import Names, sealed
-from tests.faults.rig import CHAT, OK, PATH, STREAM, Proxy, Rig
+from tests.faults.rig import CHAT, OK, PATH, PATIENT, STREAM, Proxy, Rig
 from tests.faults.row import row
 from tests.house import UPSTREAM_KEY, error_of
 from tests.proxy.upstream.authority import Authority
@@ -26,8 +26,6 @@ from tests.proxy.upstream.malformed import BAD
 from tests.proxy.upstream.moody import Moody
 
 _LATE_S = 0.5  # how much later than a deadline its answer may come, beyond a look of the sweep
-# For faults that no deadline is to end: a busy machine is slow.
-_PATIENT = "connect: 20s, first_byte: 20s, first_token: 20s, idle: 20s, total: 60s, write_stall: 20s"
 _WHOLE = orjson.dumps(CHAT)
 _STREAMED = orjson.dumps({**CHAT, "stream": True, "stream_options": {"include_usage": True}})
 # Of a place, of our credential, or of what an upstream said: nothing of it may reach an app.
@@ -120,7 +118,11 @@ async def black_hole(rig: Rig) -> str:
     return f"504 after {took_s:.2f} s, with a deadline of 1 s"
 
 
-@row("A3", "an upstream that takes the call and says nothing", "504 at the first-byte deadline; charged: the input, and of a whole answer all that it could have been")
+@row(
+    "A3",
+    "an upstream that takes the call and says nothing",
+    "504 at the first-byte deadline; charged: the input, and of a whole answer all that it could have been",
+)
 async def silent(rig: Rig) -> str:
     async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while await reader.read(65536):
@@ -164,13 +166,28 @@ async def trickling_head(rig: Rig) -> str:
 
 
 # The entries of the table of bad answers that are another protocol, or none.
-_FOREIGN = ("HTTP/0.9", "HTTP/2.0", "no HTTP at all", "a page without a head", "the bytes of TLS", "a banner of something else", "a request")
+_FOREIGN = (
+    "HTTP/0.9",
+    "HTTP/2.0",
+    "no HTTP at all",
+    "a page without a head",
+    "the bytes of TLS",
+    "a banner of something else",
+    "a request",
+)
 
 
-@row("A5", "an upstream that speaks TLS, SSH, HTTP/0.9, HTTP/2 or nothing known", "502, the connection dropped, nothing of it echoed")
+@row(
+    "A5", "an upstream that speaks TLS, SSH, HTTP/0.9, HTTP/2 or nothing known", "502, the connection dropped, nothing of it echoed"
+)
 async def foreign(rig: Rig) -> str:
     chance = b"".join(bytes((n * 7 % 256,)) for n in range(5000))
-    more = {"noise": chance, "a null": b"\0", "an empty line for ever": b"\r\n" * 40_000, "a HTTP/2 preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"}
+    more = {
+        "noise": chance,
+        "a null": b"\0",
+        "an empty line for ever": b"\r\n" * 40_000,
+        "a HTTP/2 preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    }
     return await _bad_answers(rig, {**{name: BAD[name] for name in _FOREIGN}, **more})
 
 
@@ -181,7 +198,7 @@ async def bad_heads(rig: Rig) -> str:
 
 async def _bad_answers(rig: Rig, table: Mapping[str, bytes]) -> str:
     """Have each said to a whole call and to a stream. A two-byte body is made valid JSON, so that only its framing can be at fault."""
-    async with FakeUpstream(default=OK) as upstream, rig.proxy(upstream, timeouts=_PATIENT, growth=4 * MIB) as proxy:
+    async with FakeUpstream(default=OK) as upstream, rig.proxy(upstream, timeouts=PATIENT, growth=4 * MIB) as proxy:
         async with Caller(proxy.port) as caller:
             upstream.queue([Send(BAD["no HTTP at all"])])
             await caller.post(PATH, _WHOLE)  # counted as all these will be, which loads an encoding
@@ -203,18 +220,31 @@ async def _bad_answers(rig: Rig, table: Mapping[str, bytes]) -> str:
 
 
 def _failure(status: int, body: bytes, content_type: str, *lines: str) -> list[Step]:
-    head = "\r\n".join((f"HTTP/1.1 {status} Canary7f3a", f"content-type: {content_type}", f"content-length: {len(body)}", *lines, "", ""))
+    head = "\r\n".join(
+        (f"HTTP/1.1 {status} Canary7f3a", f"content-type: {content_type}", f"content-length: {len(body)}", *lines, "", "")
+    )
     return [Send(head.encode()), Send(body)]
 
 
-@row("A15", "429 with `retry-after` in seconds, as a date, in milliseconds, as garbage, of 30 years", "passed on unchanged, the hold released")
+@row(
+    "A15",
+    "429 with `retry-after` in seconds, as a date, in milliseconds, as garbage, of 30 years",
+    "passed on unchanged, the hold released",
+)
 async def told_to_wait(rig: Rig) -> str:
     hints = [
-        *("retry-after: 7", "retry-after: 0", "retry-after: 1.5", "retry-after: -1", "retry-after: 1000000000", "retry-after: soon"),
+        *(
+            "retry-after: 7",
+            "retry-after: 0",
+            "retry-after: 1.5",
+            "retry-after: -1",
+            "retry-after: 1000000000",
+            "retry-after: soon",
+        ),
         *("retry-after: Wed, 21 Oct 2026 07:28:00 GMT", "retry-after-ms: 250", "x-should-retry: false", "x-should-retry: true"),
     ]
     said = orjson.dumps({"error": {"message": "Slow down.", "type": "requests", "param": None, "code": "rate_limit_exceeded"}})
-    async with FakeUpstream() as upstream, rig.proxy(upstream, timeouts=_PATIENT) as proxy, Caller(proxy.port) as caller:
+    async with FakeUpstream() as upstream, rig.proxy(upstream, timeouts=PATIENT) as proxy, Caller(proxy.port) as caller:
         for hint in hints:
             for body in (_WHOLE, _STREAMED):
                 upstream.queue(_failure(429, said, "application/json", hint))
@@ -227,9 +257,17 @@ async def told_to_wait(rig: Rig) -> str:
     return f"{len(lines)} times 429, each hint unchanged, nothing charged"
 
 
-@row("A16", "500, 502, 503, 504; a page of HTML, of 5 MB, without end", "the status kept, a fixed sentence for a 5xx; a 4xx explained with its secrets masked; nothing of where it came from")
+@row(
+    "A16",
+    "500, 502, 503, 504; a page of HTML, of 5 MB, without end",
+    "the status kept, a fixed sentence for a 5xx; a 4xx explained with its secrets masked; nothing of where it came from",
+)
 async def failing(rig: Rig) -> str:
-    async with FakeUpstream() as upstream, rig.proxy(upstream, timeouts=_PATIENT, growth=8 * MIB) as proxy, Caller(proxy.port) as caller:
+    async with (
+        FakeUpstream() as upstream,
+        rig.proxy(upstream, timeouts=PATIENT, growth=8 * MIB) as proxy,
+        Caller(proxy.port) as caller,
+    ):
         where = f"{upstream.url} (ip-10-0-0-7, model.test:8000) key {UPSTREAM_KEY} said {ANSWER}"
         page = f"<html><h1>Bad gateway</h1>{where}</html>".encode()
         bodies = [
@@ -243,7 +281,9 @@ async def failing(rig: Rig) -> str:
         count = 0
         for status in (500, 502, 503, 504, 529, 599):
             for body, content_type in bodies:
-                upstream.queue(_failure(status, body, content_type, f"server: {upstream.url}", f"x-request-id: {ANSWER}!", "set-cookie: a=b"))
+                upstream.queue(
+                    _failure(status, body, content_type, f"server: {upstream.url}", f"x-request-id: {ANSWER}!", "set-cookie: a=b")
+                )
                 answer = await caller.post(PATH, (_WHOLE, _STREAMED)[count % 2])
                 error = _refused(answer.body, "upstream_error")
                 assert (answer.status, error["message"]) == (status, f"The upstream failed with status {status}.")
@@ -253,13 +293,20 @@ async def failing(rig: Rig) -> str:
                 count += 1
         for status in (400, 403, 404, 409, 413, 422):
             said = f"Not so: call {upstream.url}/v1 with {UPSTREAM_KEY} of org-Abc123def456"
-            upstream.queue(_failure(status, orjson.dumps({"error": {"message": said, "type": "t", "param": None, "code": 7}}), "application/json"))
+            upstream.queue(
+                _failure(
+                    status, orjson.dumps({"error": {"message": said, "type": "t", "param": None, "code": 7}}), "application/json"
+                )
+            )
             answer = await caller.post(PATH, _WHOLE)
             assert answer.status == status
             assert _refused(answer.body, "7")["message"] == "Not so: call [hidden] with [hidden] of [id]", answer.body
             upstream.queue(_failure(status, page, "text/html"))
             answer = await caller.post(PATH, _WHOLE)
-            assert (answer.status, _refused(answer.body, "upstream_error")["message"]) == (status, f"The upstream answered {status}.")
+            assert (answer.status, _refused(answer.body, "upstream_error")["message"]) == (
+                status,
+                f"The upstream answered {status}.",
+            )
             count += 2
         lines = await proxy.call_lines(count)
         assert {(line["outcome"], line["cost_nanousd"]) for line in lines} == {("upstream_error", 0)}
@@ -268,8 +315,14 @@ async def failing(rig: Rig) -> str:
 
 @row("A17", "a redirect to a metadata service, or to a port that listens", "502, and never followed")
 async def redirected(rig: Rig) -> str:
-    async with FakeUpstream() as upstream, FakeUpstream() as elsewhere, rig.proxy(upstream, timeouts=_PATIENT) as proxy:
-        places = ["http://169.254.169.254/latest/meta-data/", f"{elsewhere.url}/v1/chat/completions", "//localhost/", "file:///etc/passwd", "/v1/models"]
+    async with FakeUpstream() as upstream, FakeUpstream() as elsewhere, rig.proxy(upstream, timeouts=PATIENT) as proxy:
+        places = [
+            "http://169.254.169.254/latest/meta-data/",
+            f"{elsewhere.url}/v1/chat/completions",
+            "//localhost/",
+            "file:///etc/passwd",
+            "/v1/models",
+        ]
         count = 0
         for status in (300, 301, 302, 303, 305, 307, 308):
             for place in places:
@@ -286,9 +339,16 @@ async def redirected(rig: Rig) -> str:
 
 @row("A18", "401 from the vendor: our own key is bad", "502 `upstream_credentials` to the app, never 401, and no word of the key")
 async def bad_credentials(rig: Rig) -> str:
-    said = {"error": {"message": f"Incorrect API key provided: {UPSTREAM_KEY}", "type": "invalid_request_error", "param": None, "code": "invalid_api_key"}}
+    said = {
+        "error": {
+            "message": f"Incorrect API key provided: {UPSTREAM_KEY}",
+            "type": "invalid_request_error",
+            "param": None,
+            "code": "invalid_api_key",
+        }
+    }
     async with FakeUpstream(default=json_answer(401, said, headers={"www-authenticate": "Bearer"})) as upstream:
-        async with rig.proxy(upstream, timeouts=_PATIENT) as proxy:
+        async with rig.proxy(upstream, timeouts=PATIENT) as proxy:
             for stream in (False, True):
                 status, headers, body = await proxy.chat(stream=stream)
                 _refused(body, "upstream_credentials")
@@ -301,8 +361,14 @@ async def bad_credentials(rig: Rig) -> str:
 @row("A19", "interim answers before the final one: 100, 102, 103, many", "left out, and the final answer whole")
 async def interim(rig: Rig) -> str:
     early = b"HTTP/1.1 103 Early Hints\r\nlink: </a>; rel=preload\r\nx-secret: AnswerCanary7f3a\r\n\r\n"
-    before = [b"HTTP/1.1 100 Continue\r\n\r\n", early, b"HTTP/1.1 102 Processing\r\n\r\n", early * 50, b"HTTP/1.1 199 X\r\n\r\n" * 3]
-    async with FakeUpstream() as upstream, rig.proxy(upstream, timeouts=_PATIENT) as proxy, Caller(proxy.port) as caller:
+    before = [
+        b"HTTP/1.1 100 Continue\r\n\r\n",
+        early,
+        b"HTTP/1.1 102 Processing\r\n\r\n",
+        early * 50,
+        b"HTTP/1.1 199 X\r\n\r\n" * 3,
+    ]
+    async with FakeUpstream() as upstream, rig.proxy(upstream, timeouts=PATIENT) as proxy, Caller(proxy.port) as caller:
         for interim in before:
             for steps, body in ((OK, _WHOLE), (STREAM, _STREAMED)):
                 head, *rest = steps
@@ -325,7 +391,11 @@ def _bodies(steps: Sequence[Step]) -> list[bytes]:
     return [piece.partition(b"\r\n")[2].removesuffix(b"\r\n") for piece in pieces] if steps is STREAM else pieces
 
 
-@row("A20", "kept connections that close as a call is written", "sent again only where not a byte was accepted, else 502; the upstream sees each call once at most")
+@row(
+    "A20",
+    "kept connections that close as a call is written",
+    "sent again only where not a byte was accepted, else 502; the upstream sees each call once at most",
+)
 async def stale(rig: Rig) -> str:
     calls = rig.times(short=300, long=5000)
     seen: Counter[str] = Counter()
@@ -333,7 +403,7 @@ async def stale(rig: Rig) -> str:
     for mood in ("polite", "rude"):
         moody = Moody(seed=7, polite=mood == "polite", answer=answer)
         numbers = iter(range(calls))
-        async with moody.listening() as url, rig.proxy(url, timeouts=_PATIENT, options="retries: {attempts: 2}") as proxy:
+        async with moody.listening() as url, rig.proxy(url, timeouts=PATIENT, options="retries: {attempts: 2}") as proxy:
             while mood == "rude" and (await proxy.chat())[0] == 200:
                 pass  # until one is broken and counted, which loads an encoding
             before = len(await proxy.call_lines(0))
@@ -398,7 +468,11 @@ async def names(rig: Rig) -> str:
     return f"20 times 502 with one look-up; 504 after {slow_s:.2f} s, with a deadline of 1 s; none more for 10 connections"
 
 
-@row("A23", "a certificate that expired, is for another name, signed by itself or by nobody known; no TLS at all", "502 before a byte of the call was sent; plain HTTP is never tried")
+@row(
+    "A23",
+    "a certificate that expired, is for another name, signed by itself or by nobody known; no TLS at all",
+    "502 before a byte of the call was sent; plain HTTP is never tried",
+)
 async def bad_certificates(rig: Rig) -> str:
     if shutil.which("openssl") is None:
         return "left out: no openssl here"
@@ -412,6 +486,7 @@ async def bad_certificates(rig: Rig) -> str:
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """What it shows is what is tried now: a certificate, or plain HTTP."""
+        name, shown = now
         if shown is None:
             assert (await reader.read(65536))[:1] == b"\x16", "the first byte of a handshake"
             writer.write(b"HTTP/1.1 400 This is plain HTTP\r\ncontent-length: 0\r\n\r\n")
@@ -429,17 +504,19 @@ async def bad_certificates(rig: Rig) -> str:
     with tempfile.TemporaryDirectory() as trusted, tempfile.TemporaryDirectory() as unknown:
         authority = Authority(Path(trusted))
         env = {"SSL_CERT_FILE": str(authority.certificate)}
-        contexts: list[tuple[str, ssl.SSLContext | None]] = [(name, authority.serving(where, **flaw)) for name, where, flaw in flaws]
+        contexts: list[tuple[str, ssl.SSLContext | None]] = [
+            (name, authority.serving(where, **flaw)) for name, where, flaw in flaws
+        ]
         contexts += [("signed by nobody known", Authority(Path(unknown)).serving("IP:127.0.0.1")), ("no TLS", None)]
-        name, shown = contexts.pop(0)
+        now = contexts.pop(0)
         async with _listening(serve) as port:
-            async with rig.proxy(f"https://127.0.0.1:{port}", timeouts=_PATIENT, env=env) as proxy:
+            async with rig.proxy(f"https://127.0.0.1:{port}", timeouts=PATIENT, env=env) as proxy:
                 assert ((await proxy.chat())[0], got["good"]) == (200, 1)
                 await proxy.begin()
-                for name, shown in contexts:
+                for now in contexts:
                     status, _, body = await proxy.chat()
                     _refused(body, "upstream_unreachable")
-                    assert (status, got[name]) == (502, 0), name
+                    assert (status, got[now[0]]) == (502, 0), now[0]
                 lines = await proxy.call_lines(1 + len(contexts))
                 assert {line["cost_nanousd"] for line in lines[1:]} == {0}
     return f"{len(contexts)} servers that prove nothing refused; one that proves who it is, taken"

@@ -46,7 +46,8 @@ def ran(folder: Path, *arguments: str, env: Mapping[str, str] | None = None) -> 
 class Serving:
     """`tollhouse serve` on free ports. policy: text of its file, or the path of one. env: more environment.
 
-    within: a command that it is run by, and that becomes it. Leaving the `async with` ends it, and fails if it did not end with 0 or wrote anything to standard error.
+    within: a command that it is run by, and that becomes it.
+    Leaving the `async with` ends it, and fails if it did not end with 0 or wrote anything to standard error.
     """
 
     def __init__(
