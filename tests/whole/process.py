@@ -63,8 +63,8 @@ class Serving:
         if isinstance(policy, str):
             self.file.write_text(policy, "utf-8")
         self.state = folder / "state"
-        self.stdout = b""
         self.stderr = b""
+        self._stdout = bytearray()  # grown in place: tens of thousands of lines may come
         self._command = (*within, sys.executable, "-m", "proxy", "serve", *arguments)
         self._env = environment(
             folder,
@@ -105,6 +105,10 @@ class Serving:
         code = await self.ended()
         if error is None:
             assert (code, self.stderr) == (0, b"")
+
+    @property
+    def stdout(self) -> bytes:
+        return bytes(self._stdout)
 
     @property
     def pid(self) -> int:
@@ -162,7 +166,7 @@ class Serving:
         assert self._process.stderr is not None
         saying = asyncio.create_task(self._process.stderr.read())
         async for line in self._process.stdout:
-            self.stdout += line
+            self._stdout += line
             if line.startswith(b"{"):
                 self._lines.append(orjson.loads(line))
             self._grew.set()
