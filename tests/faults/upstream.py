@@ -401,12 +401,13 @@ async def stale(rig: Rig) -> str:
     seen: Counter[str] = Counter()
     answer = orjson.dumps({"id": "1", "choices": [], "usage": {"prompt_tokens": 10, "completion_tokens": 2}})
     for mood in ("polite", "rude"):
-        moody = Moody(seed=7, polite=mood == "polite", answer=answer)
+        moody = Moody(seed=7, polite=mood == "polite", answer=b'{"choices": [{"message": {"content": "uncounted"}}]}')
         numbers = iter(range(calls))
         async with moody.listening() as url, rig.proxy(url, timeouts=PATIENT, options="retries: {attempts: 2}") as proxy:
-            while mood == "rude" and (await proxy.chat())[0] == 200:
-                pass  # until one is broken and counted, which loads an encoding
-            before = len(await proxy.call_lines(0))
+            while (await proxy.chat())[0] != 200:
+                pass  # until one is counted, which loads an encoding, as each that breaks will be
+            before = len(await proxy.call_lines())
+            moody.answer = answer
             await proxy.begin()
 
             async def work(numbers: Any = numbers, proxy: Proxy = proxy, mood: str = mood) -> None:

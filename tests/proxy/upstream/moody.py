@@ -17,7 +17,7 @@ class Moody:
     """
 
     def __init__(self, *, seed: int, polite: bool, answer: bytes | None = None) -> None:
-        self._answer = answer
+        self.answer = answer
         self._chance = random.Random(seed)
         self._polite = polite
         self.seen: Counter[bytes] = Counter()
@@ -65,7 +65,7 @@ class Moody:
                     continue
                 pending = b""
                 self.seen[body] += 1
-                said = body if self._answer is None else self._answer
+                said = body if self.answer is None else self.answer
                 await loop.sock_sendall(peer, b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(said), said))
                 if self._chance.random() < 0.3:
                     for _ in range(self._chance.randrange(6)):
