@@ -69,6 +69,11 @@ class Watch:
         self.beat = False
         self.at = inf
 
+    def expect_no_more(self) -> None:
+        """The upstream's part is over, and none of its deadlines counts any more: what takes time now is ours, or the client's."""
+        self.beat = False
+        self.at = self.total_at = inf
+
     def bound(self, total_s: float, stage: str, seconds: float) -> None:
         """From now on the whole call may take `total_s`, and `stage` so many seconds. A second try has what the first one left of it."""
         now = self._loop.time()

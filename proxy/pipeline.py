@@ -168,6 +168,7 @@ class Pipeline:
                     answer.close()
             finally:
                 if not trip.settled:
+                    watch.expect_no_more()
                     await self.settlement.settle(trip)
         except asyncio.CancelledError:
             if not watch.absorb():

@@ -94,6 +94,7 @@ async def relay(course: Course, answer: Answer, sink: Sink, meter: Meter, watch:
         rest = meter.finish()
     else:
         rest = (meter.feed(body) if body else b"") + meter.finish()
+    watch.expect_no_more()
     await course.settle()
     if not sink.head_sent:
         slow = sink.whole(rest, *course.head())
@@ -141,6 +142,7 @@ class _Passage:
                 self._token_at = watch.at
         while True:
             if meter.ended:
+                watch.expect_no_more()
                 await self.course.settle()
             if self._held:
                 if not sink.head_sent:
@@ -213,11 +215,15 @@ class _Passage:
             self.watch.expire(TOO_LARGE)
 
     async def _tail(self) -> None:
-        """What follows the surface's own end: comments, and the end of the framing. It is waited for, but not for long."""
+        """What follows the surface's own end: comments, and the end of the framing. It is waited for, but not for long.
+
+        No deadline of the upstream's counts here: it would put an error behind the end, and make a failure of what is whole.
+        """
+        until = asyncio.get_running_loop().time() + _TAIL_S
         while True:
-            self.watch.expect("idle", self.timeouts.idle)
+            self.watch.expect_no_more()
             try:
-                async with asyncio.timeout(_TAIL_S):
+                async with asyncio.timeout_at(until):
                     piece = await self.answer.read()
             except (TimeoutError, UpstreamError):
                 return

@@ -16,7 +16,7 @@ import asyncio
 import socket
 import struct
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Literal, Self, cast
@@ -146,15 +146,16 @@ UNSCRIPTED = tuple(json_answer(500, {"error": {"message": "no script", "type": "
 class FakeUpstream:
     """An HTTP/1.1 server on a free port of 127.0.0.1, played from scripts.
 
-    default: the script of a request that has none queued. Leaving the `async with` closes everything, and fails if a request was malformed.
+    default: the script of a request that has none queued, or what makes one of the request, where many come at once.
+    Leaving the `async with` closes everything, and fails if a request was malformed.
     """
 
-    def __init__(self, *, default: Sequence[Step] = UNSCRIPTED) -> None:
+    def __init__(self, *, default: Sequence[Step] | Callable[[Received], Sequence[Step]] = UNSCRIPTED) -> None:
         self.requests: list[Received] = []
         self.accepted = 0  # connections, so far
         self.received_bytes = 0  # also of requests that never became whole
         self.port = 0
-        self._default = tuple(default)
+        self._default = default
         self._scripts: deque[tuple[Step, ...]] = deque()
         self._links: set[_Link] = set()
         self._faults: list[BaseException] = []
@@ -205,7 +206,9 @@ class FakeUpstream:
     def _take(self, request: Received) -> tuple[Step, ...]:
         self.requests.append(request)
         self._grew.set()
-        return self._scripts.popleft() if self._scripts else self._default
+        if self._scripts:
+            return self._scripts.popleft()
+        return tuple(self._default(request) if callable(self._default) else self._default)
 
 
 class _Link(asyncio.Protocol):

@@ -21,7 +21,7 @@ from proxy.errors import UpstreamError
 from proxy.wire.hosted import called
 from proxy.wire.reading import MOST_TEXT_BYTES, Reading
 from proxy.wire.said import CALL_KEYS, OUTPUT_KEYS, TEXT_KEYS, names_and_arguments, objects, texts_of
-from proxy.wire.sse import LATE_LF, Splitter, data_of
+from proxy.wire.sse import LARGE_BYTES, LATE_LF, Splitter, data_of
 from proxy.wire.usage import doubtful, tail_usage, together
 
 MOST_EVENT_BYTES = 8 << 20  # partial images make very long lines; beyond this an event is an attack or a fault
@@ -197,8 +197,10 @@ class StreamMeter(Reading):
             return False
         before, length, behind, said = frame
         start, stop = at + length, end - len(behind)
-        text = data[start:stop]  # empty as well where the two would overlap
-        if not text or data[at:start] != before or data[stop:end] != behind:
+        if data[at:start] != before or data[stop:end] != behind:
+            return False
+        text = data[start:stop]
+        if not text:  # as well where the two would overlap
             return False
         if _QUOTE in text or _BACKSLASH in text or _LF in text or _CR in text:
             return False
@@ -242,7 +244,7 @@ class StreamMeter(Reading):
     def finish(self) -> bytes:
         rest = self._splitter.finish()
         # Clients stop at a [DONE] that lacks its blank line; any other event that lacks it they drop without a word.
-        if not self.ended and not (data_of(rest) or b"").startswith(_DONE):
+        if not self.ended and (data_of(rest) or b"")[: len(_DONE)] != _DONE:
             raise UpstreamError("upstream_broken", "The upstream's stream broke off before its end.")
         if not self.ended:
             self.ended = True
@@ -264,14 +266,14 @@ class StreamMeter(Reading):
         data = data_of(event)
         if data is None:
             return True
-        if data.startswith(_DONE):
+        if data[: len(_DONE)] == _DONE:
             self.ended = True
             return True
         try:
             said = orjson.loads(data)
         except orjson.JSONDecodeError:
             # Not ours to judge: it passes. But what is not known is not nothing, so all of it counts as text.
-            self.wrote(data.decode("utf-8", "replace"))
+            self.wrote(str(data, "utf-8", "replace"))
             return True
         if type(said) is not dict:
             return True
@@ -308,7 +310,7 @@ class StreamMeter(Reading):
                 self.wrote(choice.get("text"), number)
         block = said.get("usage")
         if block is None:
-            if self._frames_left:  # some servers' frames never come twice
+            if self._frames_left and len(event) < LARGE_BYTES:  # some servers' frames never come twice
                 self._frames_left -= 1
                 self._lesson, self._frame = (event, choices, self._frame), None
             return True

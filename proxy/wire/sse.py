@@ -13,6 +13,7 @@ _LINE = re.compile(rb"\r\n|\n|\r")
 
 LATE_LF = b"\n"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+LARGE_BYTES = 1 << 20  # from here on a copy of an event weighs more than what is saved by having it
 
 
 @lru_cache(maxsize=64)
@@ -79,9 +80,12 @@ class Splitter:
         if rest:
             start = len(rest) - 1
             rest += chunk
-            if rest.find(b"\n\n", start) < 0:
+            end = rest.find(b"\n\n", start) + 2
+            if end < 2:
                 return events
-            chunk = bytes(rest)
+            # The event is cut out by itself: one of megabytes is copied once, and not with all that came behind it.
+            events.append(bytes(memoryview(rest)[:end]))
+            chunk = bytes(memoryview(rest)[end:])
             rest.clear()
         *whole, left = chunk.split(b"\n\n")
         rest += left
@@ -96,13 +100,14 @@ class Splitter:
         return rest
 
 
-def data_of(event: bytes) -> bytes | None:
+def data_of(event: bytes) -> bytes | memoryview | None:
     """The joined `data` of one event, or None when it has none (a comment, a lone `retry:`).
 
+    Of a large event it is a view: images of megabytes are not copied to be read.
     A byte order mark is forgiven before any event; the standard does so before the first.
     """
     if event.startswith(b"data: ") and event.endswith(b"\n\n") and event.find(b"\n") == len(event) - 2 and event.find(b"\r") < 0:
-        return event[6:-2]
+        return event[6:-2] if len(event) < LARGE_BYTES else memoryview(event)[6:-2]
     lines: list[bytes] = []
     for line in _LINE.split(event.removeprefix(BYTE_ORDER_MARK)):
         name, _, value = line.partition(b":")

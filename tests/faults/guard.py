@@ -44,6 +44,15 @@ class Guard:
         """Bytes of memory that the process has."""
         return int(Path(f"/proc/{self._proxy.pid}/statm").read_text().split()[1]) * _PAGE
 
+    def forget_peak(self) -> None:
+        """From here on `peak` counts anew."""
+        Path(f"/proc/{self._proxy.pid}/clear_refs").write_text("5")
+
+    def peak(self) -> int:
+        """Bytes of memory that the process had at most, above what it had at the baseline."""
+        [line] = [line for line in Path(f"/proc/{self._proxy.pid}/status").read_text().splitlines() if line.startswith("VmHWM:")]
+        return int(line.split()[1]) * 1024 - self._rss
+
     def descriptors(self) -> int:
         return len(os.listdir(f"/proc/{self._proxy.pid}/fd"))
 

@@ -10,7 +10,7 @@ The rule a reader could break: whoever makes a fault closes its own sockets befo
 import asyncio
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +42,8 @@ OK: list[Step] = json_answer(
     },
 )
 LIMIT_USD = 5.0
+# Timeouts for faults that no deadline is to end: a busy machine is slow.
+PATIENT = "connect: 20s, first_byte: 20s, first_token: 20s, idle: 20s, total: 60s, write_stall: 20s"
 _WARM_CALLS = 25  # of the bystander, before a fault begins
 
 
@@ -81,24 +83,27 @@ class Rig:
         growth: int = 3 * MIB,
         alone: bool = False,
         limit_usd: float = LIMIT_USD,
+        within: Sequence[str] = (),
     ) -> AsyncIterator["Proxy"]:
         """A serving process that is checked at the end.
 
         upstream: its URL without /v1, or the fake one, whose connections are then let go before the check. options: further settings of
         the upstream. rules: YAML items under `policies`; more: further top-level YAML. growth: see Guard. alone: without the other tenant.
         limit_usd: of the budget that all calls are under.
+        within: see Serving.
         """
         url = upstream if isinstance(upstream, str) else upstream.url
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             async with bystander() as other:
                 text = _policy(url, other.port, timeouts=timeouts, options=options, rules=rules, more=more, limit_usd=limit_usd)
-                async with Proxy(folder, text, env={"TOLLHOUSE_DRAIN_S": "2", **(env or {})}) as proxy:
+                async with Proxy(folder, text, env={"TOLLHOUSE_DRAIN_S": "2", **(env or {})}, within=within) as proxy:
                     proxy.guard = Guard(proxy, folder, limit_usd=limit_usd)
                     if not alone:
                         await other.begin(proxy.port)
-                    await proxy.guard.baseline()
-                    began = len(other.lines)
+                    proxy.other = other
+                    await proxy.begin()
+                    usual = proxy.began
                     yield proxy
                     if isinstance(upstream, FakeUpstream):
                         await upstream.hang_up()
@@ -106,14 +111,27 @@ class Rig:
                     ended = len(other.lines)
                     await proxy.guard.check(growth=growth)
                     if not alone:
-                        self.others.append(other.told(began, ended))
+                        self.others.append(other.told(usual, proxy.began, ended))
                         assert not self.others[-1].failed, f"I5: another tenant's calls ended with {self.others[-1].failed}"
 
 
 class Proxy(Serving):
-    """The process that a fault happens to. guard: asks what must hold of it."""
+    """The process that a fault happens to. guard: asks what must hold of it. other: who calls beside it; began: after so many calls."""
 
     guard: Guard
+    other: "_Other"
+    began: int
+
+    async def begin(self) -> None:
+        """The fault begins here: what is open, used and slow by now was so without it. Again once a first call has loaded what it takes."""
+        await self.guard.baseline()
+        self.began = len(self.other.lines)
+
+    async def begin_counting(self, upstream: FakeUpstream) -> None:
+        """`begin` after an answer without usage, which is counted: that loads an encoding and its thread for good."""
+        upstream.queue(json_answer(200, {"choices": [{"message": {"content": ANSWER}}]}))
+        await self.chat()
+        await self.begin()
 
     async def chat(self, **fields: Any) -> tuple[int, Mapping[str, str], bytes]:
         """One call of the app, with these fields beside or instead of the usual ones."""
@@ -149,9 +167,10 @@ class _Other:
             at, seconds, status = line.split()
             self.lines.append((float(at), float(seconds), int(status)))
 
-    def told(self, began: int, ended: int) -> Bystanding:
+    def told(self, usual: int, began: int, ended: int) -> Bystanding:
+        """usual: so many calls were made before anything happened; began, ended: the fault."""
         found = Bystanding(
-            before_s=[seconds for _, seconds, _ in self.lines[5:began]],  # the first ones found nothing made
+            before_s=[seconds for _, seconds, _ in self.lines[5:usual]],  # the first ones found nothing made
             during_s=[seconds for _, seconds, _ in self.lines[began:ended]],
         )
         for _, _, status in self.lines[:ended]:

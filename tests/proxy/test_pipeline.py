@@ -378,6 +378,20 @@ async def test_each_deadline_of_the_upstream_ends_the_call_and_is_named(
     assert line["usage_source"] == ("counted" if stream else "estimated")
 
 
+@pytest.mark.parametrize("whole", [False, True])
+async def test_the_time_that_counting_takes_is_no_silence_of_the_upstream(tmp_path: Path, whole: bool) -> None:
+    """A text of two megabytes takes several times longer to count than this upstream may be silent."""
+    text = policy("- {name: quick, timeouts: {idle: 100ms}}")
+    said = chunk("the toll is four " * 120_000)
+    async with FakeUpstream() as upstream, House(text, upstream.url + "/v1", tmp_path) as house:
+        upstream.queue(sse_answer([said, b"data: [DONE]\n\n"] if whole else [said], framing="close"))
+        _, _, body = await house.post("/v1/chat/completions", {**CHAT, "stream": True})
+        [line] = await house.logged("call.finished")
+    assert line["outcome"] == ("completed" if whole else "upstream_broken")
+    assert b"upstream_timeout" not in body
+    assert body.endswith(b"data: [DONE]\n\n") == whole
+
+
 async def test_a_path_without_a_meter_is_refused_and_passes_when_the_file_lists_it(tmp_path: Path) -> None:
     upload = b"--b\r\ncontent-disposition: form-data; name=file\r\n\r\nbytes\r\n--b--\r\n"
     kind = {"authorization": "Bearer app-key", "content-type": "multipart/form-data; boundary=b"}

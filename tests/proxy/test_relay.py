@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from typing import Any
 
 import orjson
@@ -457,16 +458,50 @@ async def test_an_empty_answer_that_nobody_reads_is_whole() -> None:
     assert journey.log == ["read", "settle", "whole 200 settled"]
 
 
+def test_an_upstream_that_goes_on_behind_the_end_holds_nobody_up_either() -> None:
+    async def run(loop: HastyLoop) -> Journey:
+        journey = streamed(chunk("a"), DONE, *[b": on\n\n"] * 10)
+        read = journey.answer.read
+
+        async def slowly() -> bytes:
+            loop.move_on(0.4)
+            return await read()
+
+        journey.answer.read = slowly  # type: ignore[method-assign]
+        await journey.run()
+        return journey
+
+    with asyncio.Runner(loop_factory=HastyLoop) as runner:
+        loop = runner.get_loop()
+        assert isinstance(loop, HastyLoop)
+        journey = runner.run(run(loop))
+    assert journey.log[-1] == "end"
+    assert 1 <= journey.sink.sent.count(b": on\n\n") <= 3, "a second in all"
+
+
 # ---- deadlines ----
+
+
+async def test_no_deadline_of_the_upstream_counts_once_its_answer_is_whole() -> None:
+    """Neither while the call is settled, which may take counting, nor for what follows the end."""
+    journeys = [streamed(chunk("a"), DONE, b": bye\n\n"), Journey(BodyMeter(), [JSON])]
+    for journey in journeys:
+        await journey.run()
+        assert journey.watch is not None
+        settled = [what for what, _, _ in journey.waits].index("settle")
+        waits = [(what, at) for what, _, at in journey.waits[settled:] if what in ("settle", "read")]
+        assert {at for _, at in waits} == {inf}
+        assert journey.watch.total_at == inf
 
 
 async def test_a_stream_is_watched_for_its_first_token_then_for_gaps_and_its_reader_for_stalls() -> None:
     journey = streamed(ROLE, ROLE, chunk("a"), chunk("b"), DONE)
     await journey.run()
-    reads = [(stage, at) for what, stage, at in journey.waits if what == "read"]
-    assert [stage for stage, _ in reads] == ["first_token"] * 3 + ["idle"] * 3
+    *reads, behind_the_end = [(stage, at) for what, stage, at in journey.waits if what == "read"]
+    assert [stage for stage, _ in reads] == ["first_token"] * 3 + ["idle"] * 2
     assert len({at for stage, at in reads if stage == "first_token"}) == 1, "empty deltas do not push it away"
-    assert len({at for stage, at in reads if stage == "idle"}) == 3
+    assert len({at for stage, at in reads if stage == "idle"}) == 2
+    assert behind_the_end[1] == inf
     assert {stage for what, stage, _ in journey.waits if what == "written"} == {"write_stall"}
 
 
@@ -482,8 +517,8 @@ async def test_a_quick_reader_s_stream_is_watched_by_its_beat() -> None:
         return stage, beat
 
     await journey.run()
-    reads = [(stage, at) for what, stage, at in journey.waits if what == "read"]
-    assert [stage for stage, _ in reads] == ["first_token"] * 3 + ["idle"] * 3
+    *reads, _ = [(stage, at) for what, stage, at in journey.waits if what == "read"]
+    assert [stage for stage, _ in reads] == ["first_token"] * 3 + ["idle"] * 2
     assert len({at for stage, at in reads if stage == "first_token"}) == 1, "empty deltas do not push it away"
     assert beats == [("idle", False), ("idle", True)], "the first token began the stage, the second event its beat"
 

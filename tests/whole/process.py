@@ -14,7 +14,7 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -47,6 +47,7 @@ def ran(folder: Path, *arguments: str, env: Mapping[str, str] | None = None) -> 
 class Serving:
     """`tollhouse serve` on free ports. policy: text of its file, or the path of one. env: more environment; descriptors: at most so many.
 
+    within: a command that it is run by, and that becomes it.
     Leaving the `async with` ends it, and fails if it did not end with 0 or wrote anything to standard error.
     """
 
@@ -58,14 +59,15 @@ class Serving:
         upstream: str | None = None,
         env: Mapping[str, str] | None = None,
         descriptors: int | None = None,
+        within: Sequence[str] = (),
     ) -> None:
         self.file = policy if isinstance(policy, Path) else folder / "policy.yaml"
         if isinstance(policy, str):
             self.file.write_text(policy, "utf-8")
         self.state = folder / "state"
-        self.stdout = b""
         self.stderr = b""
-        self._arguments = arguments
+        self._stdout = bytearray()  # grown in place: tens of thousands of lines may come
+        self._command = (*within, sys.executable, "-m", "proxy", "serve", *arguments)
         self._descriptors = descriptors
         self._env = environment(
             folder,
@@ -86,7 +88,7 @@ class Serving:
 
     async def __aenter__(self) -> Self:
         self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "proxy", "serve", *self._arguments),
+            *self._command,
             env=self._env,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -108,6 +110,10 @@ class Serving:
         code = await self.ended()
         if error is None:
             assert (code, self.stderr) == (0, b"")
+
+    @property
+    def stdout(self) -> bytes:
+        return bytes(self._stdout)
 
     @property
     def pid(self) -> int:
@@ -165,7 +171,7 @@ class Serving:
         assert self._process.stderr is not None
         saying = asyncio.create_task(self._process.stderr.read())
         async for line in self._process.stdout:
-            self.stdout += line
+            self._stdout += line
             if line.startswith(b"{"):
                 self._lines.append(orjson.loads(line))
             self._grew.set()

@@ -12,99 +12,11 @@ import pytest
 from proxy.errors import UpstreamError
 from proxy.upstream.answer import HIGH_WATER_BYTES
 from proxy.upstream.connection import PIECE_BYTES
-from proxy.upstream.rules import MOST_HEAD_BYTES
 from tests.fakes import Abort, Close, FakeUpstream, Send, Step, UntilClosed, Wait, json_answer, sse_answer
 from tests.proxy.upstream.calls import ask, body_of, client_of, fetch, soon, turns
+from tests.proxy.upstream.malformed import BAD, CHUNKED, OK
 
 GOOD = json_answer(200, {"ok": True})
-OK = b"HTTP/1.1 200 OK\r\n"
-CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
-
-# What an upstream may say that is not HTTP/1.1, or not to be trusted. It keeps its connection open: closing it is up to us.
-BAD: dict[str, bytes] = {
-    "length and chunks": OK + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
-    "chunks and length": OK + b"Transfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n2\r\nok\r\n0\r\n\r\n",
-    "length and another coding": OK + b"Content-Length: 2\r\nTransfer-Encoding: gzip\r\n\r\nok",
-    "two lengths that differ": OK + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\nok",
-    "the same length twice": OK + b"Content-Length: 2\r\nContent-Length: 2\r\n\r\nok",
-    "a list of lengths": OK + b"Content-Length: 2, 2\r\n\r\nok",
-    "length with a plus": OK + b"Content-Length: +2\r\n\r\nok",
-    "negative length": OK + b"Content-Length: -2\r\n\r\nok",
-    "empty length": OK + b"Content-Length:\r\n\r\nok",
-    "hexadecimal length": OK + b"Content-Length: 0x2\r\n\r\nok",
-    "two numbers as length": OK + b"Content-Length: 2 2\r\n\r\nok",
-    "length beyond 64 bits": OK + b"Content-Length: 99999999999999999999999\r\n\r\nok",
-    "space before the colon": OK + b"Content-Length : 2\r\n\r\nok",
-    "NUL in a value": OK + b"A: b\0c\r\nContent-Length: 2\r\n\r\nok",
-    "NUL in a name": OK + b"A\0: b\r\nContent-Length: 2\r\n\r\nok",
-    "NUL in the reason": b"HTTP/1.1 200 O\0K\r\nContent-Length: 2\r\n\r\nok",
-    "a bare CR in a value": OK + b"A: b\rc\r\nContent-Length: 2\r\n\r\nok",
-    "a bare LF behind a field": OK + b"A: b\nContent-Length: 2\r\n\r\nok",
-    "bare LFs throughout": b"HTTP/1.1 200 OK\nContent-Length: 2\n\nok",
-    "a folded field": OK + b"A: b\r\n c\r\nContent-Length: 2\r\n\r\nok",
-    "a space before the first field": OK + b" A: b\r\nContent-Length: 2\r\n\r\nok",
-    "a space in a name": OK + b"A b: c\r\nContent-Length: 2\r\n\r\nok",
-    "an empty name": OK + b": b\r\nContent-Length: 2\r\n\r\nok",
-    "a field without a colon": OK + b"nocolon\r\nContent-Length: 2\r\n\r\nok",
-    "HTTP/0.9": b"HTTP/0.9 200 OK\r\nContent-Length: 2\r\n\r\nok",
-    "HTTP/2.0": b"HTTP/2.0 200 OK\r\nContent-Length: 2\r\n\r\nok",
-    "HTTP/1.2": b"HTTP/1.2 200 OK\r\nContent-Length: 2\r\n\r\nok",
-    "chunks in HTTP/1.0": b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
-    "no HTTP at all": b"hello, who is there?\r\n",
-    "a page without a head": b"<html><body>It works!</body></html>",
-    "the bytes of TLS": b"\x15\x03\x01\x00\x02\x02\x28",
-    "a banner of something else": b"SSH-2.0-OpenSSH_9.2p1\r\n",
-    "a request": b"GET / HTTP/1.1\r\nContent-Length: 0\r\n\r\n",
-    "lower-case http": b"http/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
-    "a status of two digits": b"HTTP/1.1 20 OK\r\n\r\n",
-    "a status of four digits": b"HTTP/1.1 2000 OK\r\n\r\n",
-    "a status below 100": b"HTTP/1.1 099 OK\r\nContent-Length: 2\r\n\r\nok",
-    "a status above 599": b"HTTP/1.1 999 OK\r\nContent-Length: 2\r\n\r\nok",
-    "a status that is glued to its reason": b"HTTP/1.1 200OK\r\nContent-Length: 2\r\n\r\nok",
-    "two spaces before the status": b"HTTP/1.1  200 OK\r\nContent-Length: 2\r\n\r\nok",
-    "an upgrade nobody asked for": b"HTTP/1.1 101 S\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\nraw",
-    "101 without an upgrade": b"HTTP/1.1 101 S\r\n\r\n" + OK + b"Content-Length: 2\r\n\r\nok",
-    "an interim answer with a body": b"HTTP/1.1 103 E\r\nContent-Length: 2\r\n\r\nok" + OK + b"Content-Length: 2\r\n\r\nok",
-    "interim answers without end": b"HTTP/1.1 100 C\r\n\r\n" * 4000,
-    "coding gzip": OK + b"Transfer-Encoding: gzip\r\n\r\nabc",
-    "coding gzip, chunked": OK + b"Transfer-Encoding: gzip, chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
-    "chunked twice in one field": OK + b"Transfer-Encoding: chunked, chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
-    "chunked in two fields": OK + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
-    "chunked and then identity": OK + b"Transfer-Encoding: chunked, identity\r\n\r\nabc",
-    "a coding that looks like chunked": OK + b"Transfer-Encoding: xchunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
-    "an empty coding": OK + b"Transfer-Encoding:\r\n\r\nabc",
-    "chunk lines that end in LF": CHUNKED + b"2\nok\n0\n\n",
-    "a chunk longer than its size": CHUNKED + b"2\r\nokX\r\n0\r\n\r\n",
-    "a size that is no number": CHUNKED + b"zz\r\nok\r\n0\r\n\r\n",
-    "a negative size": CHUNKED + b"-2\r\nok\r\n0\r\n\r\n",
-    "a size with a plus": CHUNKED + b"+2\r\nok\r\n0\r\n\r\n",
-    "a size with 0x": CHUNKED + b"0x2\r\nok\r\n0\r\n\r\n",
-    "a size behind a space": CHUNKED + b" 2\r\nok\r\n0\r\n\r\n",
-    "a size before a space": CHUNKED + b"2 \r\nok\r\n0\r\n\r\n",
-    "an empty size": CHUNKED + b"\r\nok\r\n0\r\n\r\n",
-    "a size beyond 64 bits": CHUNKED + b"ffffffffffffffffff\r\nok",
-    "NUL in an extension": CHUNKED + b"2;a=\0\r\nok\r\n0\r\n\r\n",
-    "an extension that ends in LF": CHUNKED + b"2;a\nok\r\n0\r\n\r\n",
-    "an extension without end": CHUNKED + b"2;a=" + b"x" * 2 * MOST_HEAD_BYTES,
-    "a length as a trailer": CHUNKED + b"0\r\nContent-Length: 1\r\n\r\n",
-    "a trailer without a colon": CHUNKED + b"0\r\nx-t\r\n\r\n",
-    "trailers without end": CHUNKED + b"0\r\n" + b"x-t: 1\r\n" * 20_000,
-    "bytes behind the last chunk": CHUNKED + b"2\r\nok\r\n0\r\n\r\nX",
-    "a byte behind a length": OK + b"Content-Length: 2\r\n\r\nokX",
-    "a byte behind a length, to be closed": OK + b"Content-Length: 2\r\nConnection: close\r\n\r\nokX",
-    "a second answer": OK + b"Content-Length: 2\r\n\r\nok" + OK + b"Content-Length: 2\r\n\r\nno",
-    "a body behind 204": b"HTTP/1.1 204 No\r\nContent-Length: 2\r\n\r\nok",
-    "chunks behind 304": b"HTTP/1.1 304 No\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    "a head of 64 kB in many fields": OK
-    + b"".join(b"x-%d: %b\r\n" % (n, b"v" * 700) for n in range(100))
-    + b"Content-Length: 2\r\n\r\nok",
-    "a field of 300 kB": OK + b"x: " + b"v" * 300_000 + b"\r\nContent-Length: 2\r\n\r\nok",
-    "a field without end": OK + b"x: " + b"v" * 300_000,
-    "a reason without end": b"HTTP/1.1 200 " + b"v" * 300_000,
-    "201 fields": OK + b"".join(b"x-%d: 1\r\n" % n for n in range(200)) + b"Content-Length: 2\r\n\r\nok",
-    "201 fields of one name": OK + b"x: 1\r\n" * 200 + b"Content-Length: 2\r\n\r\nok",
-}
-
 
 # The same where nobody reads a field but those of framing: what is not kept counts as well.
 BARE = [
