@@ -21,7 +21,6 @@ from proxy.guesses import Guesses
 from proxy.overload import SMALL_BYTES, Overload
 from proxy.policy.contract import NANOUSD, TOKENS, Unit
 from proxy.policy.policyset import Plan, PolicySet, charges
-from proxy.policy.prices import PriceTable
 from proxy.state.contract import Denial, Reservation, StateStore
 from proxy.tokens import Tokenizer
 from proxy.trip import Arrival, Observer, Trip
@@ -29,17 +28,13 @@ from proxy.wire import body, units
 from proxy.wire.form import boundary_of, parse_form, patched_form
 from proxy.wire.glance import Glance
 from proxy.wire.headers import presented_key, refuse_ambiguous
-from proxy.wire.hosted import ANY_TOOL, UNPAID, offered
-from proxy.wire.inputs import hides_input
+from proxy.wire.hosted import offered
 from proxy.wire.request import RequestHead
 from proxy.wire.surfaces import PASSTHROUGH, ROOT, SOCKETS, canonical, surface_of, why_unmetered
 from proxy.wire.upgrade import is_opening, key_among, protocols_of, read_query
 from proxy.wire.weight import LIGHT_BYTES, weigh
+from proxy.worst import MOST_CONTEXT, bound, hold_tools, unpriced
 
-# What a model reads and writes at most, when a call does not show it and the price table does not know the model.
-MOST_CONTEXT = 1_000_000
-MOST_OUTPUT = 131_072
-MOST_TOOL_CALLS = 8  # of the upstream's own tools, in a call that names no bound
 _MOST_ENTRIES = 512
 _SOON_S = 10.0
 _TELLING = frozenset({"upgrade", "via"})
@@ -131,9 +126,9 @@ class Admission:
         self._check(call, plan)
         if received is not None:
             if call.price is None:
-                raise _unpriced(trip.set, call)
+                raise unpriced(trip.set, call)
             if not call.units:
-                _bound(trip.set, call)
+                bound(trip.set, call)
 
     def meet(self, trip: Trip, *, units: bool = False) -> None:
         """`shape` for a call that has no body, and whose facts are filled in: a turn of a session, or its opening that names a model.
@@ -146,7 +141,7 @@ class Admission:
         self._check(call, plan)
         price = call.price
         if price is None or not (price.by_tokens or price.free or units):
-            raise _unpriced(policies, call)
+            raise unpriced(policies, call)
 
     def _check(self, call: Call, plan: Plan) -> None:
         for clause in plan.check:
@@ -343,7 +338,7 @@ def _prepare(policies: PolicySet, entry: Entry, call: Call, received: tuple[byte
                 file_bytes=form.file_bytes if form is not None else len(call.body),
             )
         elif offers := offered(call.surface.name, call.fields):
-            _hold_tools(prices, call, offers)
+            hold_tools(prices, call, offers)
     return plan
 
 
@@ -355,60 +350,6 @@ def _met(policies: PolicySet, call: Call) -> Plan:
     for clause in plan.shadow_prepare:
         clause.prepare(call.scratch())
     return plan
-
-
-def _hold_tools(prices: PriceTable, call: Call, offers: Mapping[str, str]) -> None:
-    """What the upstream's own tools can cost, and how often it can call them. Errors: Refusal."""
-    costs = {**dict.fromkeys(UNPAID, 0), **prices.tools}
-    if call.price is not None and call.price.call:
-        costs["web_search"] = 0  # the price of a call is that of its search
-    for word, param in offers.items():
-        if word not in costs and (word != ANY_TOOL or not prices.tools):
-            what = "stored prompts, which may offer hosted tools" if word == ANY_TOOL else f"the hosted tool '{word}'"
-            raise Refusal(
-                "tool_not_priced",
-                f"Calls of {what} may be charged for, and no price is known. The operator can set one under 'prices.tools'.",
-                param=param,
-                policy="prices",
-                clause="tools",
-            )
-    call.tools = tuple(costs.items()) if ANY_TOOL in offers else tuple((word, costs[word]) for word in offers)
-    if call.surface.name != "responses":
-        call.tool_calls = 1
-        return
-    asked = (call.fields or {}).get("max_tool_calls")
-    call.tool_calls = MOST_TOOL_CALLS if asked is None else asked
-    if asked is None:
-        call.edits["max_tool_calls"] = MOST_TOOL_CALLS
-
-
-def _unpriced(policies: PolicySet, call: Call) -> Refusal:
-    """The refusal of a call that nobody knows the price of, where the policy file says so."""
-    tier = (call.fields or {}).get("service_tier")
-    if call.model is None:
-        param, what = "model", "The call names no model, so it has no price"
-    elif tier is None or policies.prices.find(call.model, "default") is None:
-        param, what = "model", "The model has no price"
-    else:
-        param, what = "service_tier", f"The model has no price at the service tier '{tier}'"
-    return Refusal(
-        "model_not_priced",
-        f"{what}, and the policy file denies such calls. The operator can set one under 'prices'.",
-        param=param,
-        policy="prices",
-        clause="unknown",
-    )
-
-
-def _bound(policies: PolicySet, call: Call) -> None:
-    """What the call may use that its body does not show: input, and the output of one that names no cap."""
-    if call.cap is None and call.surface.has_output:
-        call.uncapped = policies.prices.most_output(call.model) or MOST_OUTPUT
-    if call.unread is None and (call.fields is None or hides_input(call.surface.name, call.fields)):
-        known = policies.prices.context(call.model) or MOST_CONTEXT
-        call.input_bound = max(call.input_bound, known)
-        if call.tools and call.surface.name == "responses":
-            call.input_bound *= 1 + call.tool_calls  # what was read is read again after each of them
 
 
 def _refusal(denial: Denial) -> Refusal:

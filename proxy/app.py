@@ -18,6 +18,7 @@ import uvloop
 
 from proxy import __version__, descriptors
 from proxy.accounts import Accounts
+from proxy.activation import Activation
 from proxy.admin import Admin
 from proxy.admission import Admission
 from proxy.chance import Chance
@@ -35,18 +36,16 @@ from proxy.pager import Pager
 from proxy.pipeline import Pipeline
 from proxy.policy.contract import Clause
 from proxy.policy.document import PolicyFileError
-from proxy.policy.lints import lints
-from proxy.policy.policyset import PolicySet, UpstreamConfig
-from proxy.policy.shelf import Loaded, Shelf
+from proxy.policy.policyset import UpstreamConfig
+from proxy.policy.shelf import Shelf
 from proxy.rejections import Rejections
 from proxy.settings import Settings, SettingsError
 from proxy.settlement import Settlement
 from proxy.signals import stop_signals
-from proxy.sinks import sinks_of
 from proxy.spenders import Spenders
 from proxy.standing import Standing
 from proxy.state.sqlite import SqliteStore
-from proxy.telemetry.faults import install, loop_handler, report
+from proxy.telemetry.faults import install, loop_handler
 from proxy.telemetry.logs import Log
 from proxy.telemetry.metrics import Metrics
 from proxy.tokens import Tokenizer
@@ -60,13 +59,12 @@ if TYPE_CHECKING:  # both bring aiohttp, 13 MiB and 0.2 s, which only those pay 
     from proxy.courier import Courier
     from proxy.pretend import Pretend
 
-LOOK_S = 1.0  # how often the policy file and the secrets it names are looked at
 _SWITCH_S = (
     0.001  # a thread that compiles a policy file or counts tokens holds the loop up for so long, five times less than by default
 )
 # The collector looks at so many in about 2 ms; a larger figure saved nothing with 256 calls at once.
 _YOUNG_OBJECTS = 10_000
-_LAST_WORDS_S = 2.0  # for the last event of streams whose grace is over
+_LAST_WORDS_S = 10.0  # for the last event of streams whose grace is over, and whose text may have to be counted before
 _DEFAULT = Path(__file__).parent.parent / "policies" / "default.yaml"
 
 
@@ -105,6 +103,9 @@ class App:
             random=chance,
             alarms=self.standing,
             top=spenders.top,
+        )
+        self.activation = Activation(
+            shelf, pager=self.pager, metrics=self.metrics, log=log, file=str(settings.policy or "default.yaml")
         )
         accounts = self.accounts = Accounts(log=log, metrics=self.metrics, changed=store.changed, loop=loop)
         pseudonym = f"tollhouse-{chance(4).hex()}"
@@ -201,11 +202,11 @@ class App:
             app = cls(settings, shelf=shelf, log=log, store=store, pretend=model, proxies=proxies)
             undo.push_async_callback(app._stop)
             app._recovered()
-            app._activated(None)
+            app.activation.tell(None)
             app.data_address = await _opened(app.edge.listener.listen, settings.listen, flag="--listen")
             app.admin_address = await _opened(app.admin.listener.listen, settings.admin_listen, flag="--admin-listen")
             app._background = [
-                asyncio.create_task(app._watch_policies(), name="policies"),
+                asyncio.create_task(app.activation.run(), name="policies"),
                 asyncio.create_task(app.vigil.run(), name="vigil"),
                 asyncio.create_task(app.pager.run(), name="pager"),
             ]
@@ -276,35 +277,6 @@ class App:
             self.courier = self.courier or module.Courier(self.clock)
         return await self.courier.post(url, headers, body)
 
-    # ── policies ─────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    async def _watch_policies(self) -> None:
-        """Look at the file for as long as the process lives. A file that is wrong is reported, and changes nothing."""
-        await self._lint()
-        while True:
-            await asyncio.sleep(LOOK_S)
-            try:
-                if not await asyncio.to_thread(self.shelf.changed):
-                    continue
-                before = self.shelf.current
-                result = await asyncio.to_thread(self.shelf.reload)
-            except Exception as error:  # a last line of defence: the set in force stays, and the next look comes
-                report(self.log, error, where="policy watch")
-                continue
-            if isinstance(result, Loaded):
-                self._activated(before)
-                await self._lint()
-            else:
-                self.metrics.policy_rejected()
-                mistakes = [str(mistake) for mistake in result.mistakes]
-                self.log.event(
-                    "policy.rejected",
-                    level="error",
-                    mistakes=len(mistakes),
-                    mistake_lines=mistakes,
-                    policy_version=self.shelf.current.version,
-                )
-
     def _recovered(self) -> None:
         found = self.store.recovery
         if found.holds or found.damaged:
@@ -316,34 +288,6 @@ class App:
                 journal_lines=found.lines,
                 journal_damaged=found.damaged,
             )
-
-    def _activated(self, before: PolicySet | None) -> None:
-        now = self.shelf.current
-        self.pager.configure(sinks_of(now.pages))
-        self.metrics.policy_activated(
-            version=now.version,
-            models=(*now.prices.listed, *now.prices.own),
-            keys=[key.id for key in now.keys.keys],
-            clauses=[(p.name, c.clause, "shadow" if p.shadow else "enforce") for p in now.policies for c in p.clauses],
-        )
-        self.log.event(
-            "policy.activated",
-            policy_version=now.version,
-            previous_version=before.version if before is not None else None,
-            price_version=now.prices.version,
-            file=str(self.settings.policy or "default.yaml"),
-        )
-
-    async def _lint(self) -> None:
-        """Say what looks unintended. In a thread, since it tries every rule on every key and model."""
-        now = self.shelf.current
-        try:
-            found = [str(lint) for lint in await asyncio.to_thread(lints, now)]
-        except Exception as error:  # a last line of defence: without lints the file is as valid as with them
-            report(self.log, error, where="policy lints")
-            return
-        if found:
-            self.log.event("policy.linted", level="warning", lint_lines=found, policy_version=now.version)
 
     # ── what is measured now and then ────────────────────────────────────────────────────────────────────────────────
 

@@ -7,8 +7,8 @@ from typing import Any
 from proxy.errors import CODES
 from proxy.policy.contract import Clause
 from proxy.settings import SETTINGS
+from proxy.telemetry.declared import DECLARED
 from proxy.telemetry.logs import EVENTS, FIELDS
-from proxy.telemetry.metrics import DECLARED
 from proxy.wire.surfaces import SOCKETS, SURFACES, TURN
 
 BEGIN, END = "<!-- reference: made by `tollhouse schema --markdown` -->", "<!-- end of reference -->"

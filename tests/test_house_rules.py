@@ -28,6 +28,7 @@ STEPS = (
     "proxy.trip",
     "proxy.fitting",
     "proxy.admission",
+    "proxy.worst",
     "proxy.upload",
     "proxy.dispatch",
     "proxy.departure",
@@ -51,6 +52,7 @@ AIDS = (
     "proxy.guesses",
 )
 EDGES = (
+    "proxy.activation",
     "proxy.edge",
     "proxy.rejections",
     "proxy.downstream",

@@ -10,7 +10,7 @@ found out when the session was opened.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from proxy.admission import MOST_CONTEXT, MOST_OUTPUT, Admission
+from proxy.admission import Admission
 from proxy.call import Call, Surface
 from proxy.entry import Entry
 from proxy.errors import NotAdmitted, ProxyError, Refusal
@@ -18,6 +18,7 @@ from proxy.policy.contract import Unit
 from proxy.policy.policyset import PolicySet
 from proxy.settlement import Settlement
 from proxy.trip import Observer, Trip
+from proxy.worst import MOST_CONTEXT, MOST_OUTPUT
 
 
 @dataclass(eq=False, slots=True)

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from proxy.admission import MOST_TOOL_CALLS
 from proxy.errors import InvalidCall, NotAdmitted, ProxyError, Refusal, StateUnavailable
 from proxy.realtime.frames import Message
 from proxy.realtime.ledger import Ledger
@@ -22,6 +21,7 @@ from proxy.wire.failure import in_band_refusal
 from proxy.wire.inputs import hides_input
 from proxy.wire.meter import StreamMeter
 from proxy.wire.surfaces import surface_of
+from proxy.worst import MOST_TOOL_CALLS
 
 _MOST_REMEMBERED = 64  # answers that the next may go on from
 _LINE_ENDS = bytes.maketrans(b"\r\n", b"  ")

@@ -9,7 +9,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.call import Clamp, Kind, Price, Usage
 from proxy.policy.contract import Balance, Charge, Limit, Quota, Rate, Unit
-from proxy.telemetry.metrics import DECLARED, MODES, MOST_LINES, STAGES, TOKEN_CLASSES, USAGE_SOURCES, Metrics, disjoint
+from proxy.telemetry.declared import DECLARED, MODES, MOST_LINES, STAGES, TOKEN_CLASSES, USAGE_SOURCES
+from proxy.telemetry.metrics import Metrics, disjoint
 from tests.clock import FakeClock
 from tests.ended import ENDED, KIND, REFUSED, REFUSED_KIND, EndedCall, ended
 
