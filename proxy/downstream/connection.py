@@ -25,7 +25,7 @@ from proxy.downstream.outlet import Outlet
 from proxy.downstream.peer import is_loopback
 from proxy.downstream.sink import HttpSink
 from proxy.wire.names import LowerNames
-from proxy.wire.request import RequestHead
+from proxy.wire.request import RequestHead, is_faulty
 
 MOST_HEAD_BYTES = 32 << 10
 MOST_FIELDS = 100
@@ -252,8 +252,7 @@ class ClientConnection(asyncio.Protocol):
             self._malformed()
             return
         version = parser.get_http_version()
-        modern = version == "1.1"
-        if not modern and (version != "1.0" or "transfer-encoding" in headers):  # RFC 9112, section 6.1: faulty framing
+        if is_faulty(version, headers):
             self._malformed()
             return
         length = headers.pop("content-length", None)
@@ -263,7 +262,7 @@ class ClientConnection(asyncio.Protocol):
             headers=headers,
             repeated=repeated,
             keep=parser.should_keep_alive(),
-            modern=modern,
+            modern=version == "1.1",
         )
         arrival = self._arrival = HttpArrival(self, self._loop, head, None if length is None else int(length), self._loopback)
         if self._running is None:

@@ -1,6 +1,18 @@
 """The head of a request, as it was parsed: what the rest of the house knows of it."""
 
+import re
 from collections.abc import Mapping
+
+# A name or an address, and a port. Whoever reads more into it than that may be led elsewhere by it.
+_HOST = re.compile(r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?\Z")
+
+
+def is_faulty(version: str, headers: Mapping[str, str]) -> bool:
+    """Whether a head that llhttp accepts is no request of HTTP/1. headers: names in lower case. Source: RFC 9112, sections 3.2 and 6.1."""
+    host = headers.get("host")
+    if version == "1.1":
+        return host is None or not _HOST.match(host)
+    return version != "1.0" or "transfer-encoding" in headers or (host is not None and not _HOST.match(host))
 
 
 class RequestHead:

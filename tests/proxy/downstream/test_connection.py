@@ -195,6 +195,13 @@ MALFORMED = {
     "chunked and then identity": POST + b"transfer-encoding: chunked, identity\r\n\r\n0\r\n\r\n",
     "an empty coding": POST + b"transfer-encoding:\r\n\r\n0\r\n\r\n",
     "chunks in HTTP/1.0": b"POST / HTTP/1.0\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+    "no host": b"GET /a HTTP/1.1\r\na: b\r\n\r\n",
+    "a host with a path": b"GET /a HTTP/1.1\r\nhost: x/y\r\n\r\n",
+    "a host with a space": b"GET /a HTTP/1.1\r\nhost: x y\r\n\r\n",
+    "a host of no name": b"GET /a HTTP/1.1\r\nhost: \r\n\r\n",
+    "a host with a user": b"GET /a HTTP/1.1\r\nhost: me@x\r\n\r\n",
+    "two hosts": HEAD + b"host: y\r\n\r\n",
+    "a host with a path in HTTP/1.0": b"GET /a HTTP/1.0\r\nhost: x/y\r\n\r\n",
     "too many fields": HEAD + b"".join(b"a%d: b\r\n" % n for n in range(MOST_FIELDS)) + b"\r\n",
     "too many fields of one name": HEAD + b"a: b\r\n" * MOST_FIELDS + b"\r\n",
     "a field that is too long": HEAD + b"a: " + b"b" * MOST_HEAD_BYTES + b"\r\n\r\n",
@@ -259,6 +266,9 @@ async def test_the_400_reaches_a_client_that_goes_on_sending() -> None:
 
 
 RIGHT = {
+    "a host with a port": b"GET /a HTTP/1.1\r\nhost: a-b_c.svc.cluster.local:8080\r\n\r\n",
+    "a host that is an address": b"GET /a HTTP/1.1\r\nhost: [::1]:8080\r\n\r\n",
+    "HTTP/1.0 without a host": b"GET /a HTTP/1.0\r\n\r\n",
     "as many fields as may be": HEAD + b"".join(b"a%d: b\r\n" % n for n in range(MOST_FIELDS - 1)) + b"\r\n",
     "a field nearly as long as may be": HEAD + b"a: " + b"b" * (MOST_HEAD_BYTES - 100) + b"\r\n\r\n",
     "a target nearly as long as may be": b"GET /" + b"a" * (MOST_HEAD_BYTES - 100) + b" HTTP/1.1\r\nhost: x\r\n\r\n",
