@@ -37,7 +37,7 @@ MOST_OUTPUT = 131_072
 MOST_TOOL_CALLS = 8  # of the upstream's own tools, in a call that names no bound
 _MOST_ENTRIES = 512
 _SOON_S = 10.0
-_TELLING = frozenset({"transfer-encoding", "upgrade", "via"})
+_TELLING = frozenset({"upgrade", "via"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +144,7 @@ class Admission:
         self._entries[head] = entry
 
     def _refuse_odd(self, headers: Mapping[str, str]) -> None:
-        """What a request's framing and way may not be. Errors: InvalidCall."""
-        if headers.get("transfer-encoding", "chunked").strip().lower() != "chunked":
-            raise InvalidCall("bad_request", "No transfer coding but 'chunked' is accepted.", close=True)
+        """What a request's way may not be. Errors: InvalidCall."""
         if "upgrade" in headers:
             raise InvalidCall("upgrade_not_supported", "Connections cannot be upgraded here.", close=True)
         if self.pseudonym in headers.get("via", ""):

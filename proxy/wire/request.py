@@ -9,10 +9,12 @@ _HOST = re.compile(r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?\Z")
 
 def is_faulty(version: str, headers: Mapping[str, str]) -> bool:
     """Whether a head that llhttp accepts is no request of HTTP/1. headers: names in lower case. Source: RFC 9112, sections 3.2 and 6.1."""
-    host = headers.get("host")
+    host, coding = headers.get("host"), headers.get("transfer-encoding")
+    if host is not None and not _HOST.match(host):
+        return True
     if version == "1.1":
-        return host is None or not _HOST.match(host)
-    return version != "1.0" or "transfer-encoding" in headers or (host is not None and not _HOST.match(host))
+        return host is None or (coding is not None and coding.lower() != "chunked")
+    return version != "1.0" or coding is not None
 
 
 class RequestHead:

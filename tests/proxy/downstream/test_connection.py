@@ -200,6 +200,8 @@ MALFORMED = {
     "a host with a space": b"GET /a HTTP/1.1\r\nhost: x y\r\n\r\n",
     "a host of no name": b"GET /a HTTP/1.1\r\nhost: \r\n\r\n",
     "a host with a user": b"GET /a HTTP/1.1\r\nhost: me@x\r\n\r\n",
+    "a coding that is not undone": HEAD + b"transfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+    "a coding that nobody knows": HEAD + b"transfer-encoding: xchunked\r\n\r\n0\r\n\r\n",
     "two hosts": HEAD + b"host: y\r\n\r\n",
     "a host with a path in HTTP/1.0": b"GET /a HTTP/1.0\r\nhost: x/y\r\n\r\n",
     "too many fields": HEAD + b"".join(b"a%d: b\r\n" % n for n in range(MOST_FIELDS)) + b"\r\n",
