@@ -11,8 +11,10 @@ FETCH_ALERTMANAGER := apt-get download -qq -o APT::Sandbox::User=root prometheus
 ALERTMANAGER := $(shell command -v prometheus-alertmanager || echo .tools/alertmanager/usr/bin/prometheus-alertmanager)
 TRIALS ?= 100
 MINUTES ?= 30
+SECONDS ?= 10
+PROCESSES ?= 1
 
-.PHONY: run test check real pages faults soak nginx bench bench-quick schema clean
+.PHONY: run test check real pages faults fuzz soak nginx bench bench-quick schema clean
 
 # A Debian without python3-venv gets it when we are root, and is told when we are not.
 $(VENV)/ready: requirements-dev.lock pyproject.toml
@@ -54,6 +56,10 @@ faults: $(VENV)/ready nginx
 # into tests/soak/RESULT.md.
 soak: $(VENV)/ready
 	$(BIN)/python -m tests.soak.run $(MINUTES) $(WRITE)
+
+# Every target for SECONDS each; `make fuzz SECONDS=600 TARGETS="edge streams" PROCESSES=2 FUZZ=--blind` for some of them, in another way.
+fuzz: $(VENV)/ready
+	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS) --processes $(PROCESSES) $(FUZZ) $(TARGETS)
 
 .tools/alertmanager/usr/bin/prometheus-alertmanager:
 	@echo "unpacking prometheus-alertmanager into .tools"; mkdir -p .tools/alertmanager && cd .tools \

@@ -3,6 +3,7 @@
 The rule a reader could break: nothing of what was sent stands in what is answered, counted or logged.
 """
 
+import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -13,10 +14,13 @@ MOST_HEAD_BYTES = 32 << 10
 MOST_TARGET_BYTES = 8 << 10
 MOST_FIELDS = 100
 
+# A name or an address, and a port. Whoever reads more into it than that may be led elsewhere by it.
+_HOST = re.compile(r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?\Z")
+
 # The reasons, as in the metric.
 REASONS = (
     "malformed",
-    "no_host",
+    "host",
     "target_too_long",
     "head_too_large",
     "coding",
@@ -67,8 +71,9 @@ def fault_of(
     modern = version == "1.1"
     if not modern and (version != "1.0" or coding is not None):
         return malformed()
-    if modern and "host" not in headers:
-        return Rejection("no_host", InvalidCall("bad_request", "The header 'host' is missing.", close=True))
+    host = headers.get("host")
+    if modern if host is None else not _HOST.match(host):
+        return Rejection("host", InvalidCall("bad_request", "The header 'host' is missing, or names no host.", close=True))
     if coding is not None and coding.strip().lower() != "chunked":
         return Rejection("coding", InvalidCall("coding_not_supported", "No transfer coding but 'chunked' is accepted.", close=True))
     if method == "TRACE" or method == "CONNECT":

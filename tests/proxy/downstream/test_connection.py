@@ -196,6 +196,13 @@ MALFORMED = {
     "chunked and then identity": POST + b"transfer-encoding: chunked, identity\r\n\r\n0\r\n\r\n",
     "an empty coding": POST + b"transfer-encoding:\r\n\r\n0\r\n\r\n",
     "chunks in HTTP/1.0": b"POST / HTTP/1.0\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+    "no host": b"GET /a HTTP/1.1\r\na: b\r\n\r\n",
+    "a host with a path": b"GET /a HTTP/1.1\r\nhost: x/y\r\n\r\n",
+    "a host with a space": b"GET /a HTTP/1.1\r\nhost: x y\r\n\r\n",
+    "a host of no name": b"GET /a HTTP/1.1\r\nhost: \r\n\r\n",
+    "a host with a user": b"GET /a HTTP/1.1\r\nhost: me@x\r\n\r\n",
+    "two hosts": HEAD + b"host: y\r\n\r\n",
+    "a host with a path in HTTP/1.0": b"GET /a HTTP/1.0\r\nhost: x/y\r\n\r\n",
 }
 
 HEAD_TOO_LARGE = {
@@ -215,7 +222,7 @@ REJECTED = {
     **{name: (sent, 400, "malformed") for name, sent in MALFORMED.items()},
     **{name: (sent, 431, "head_too_large") for name, sent in HEAD_TOO_LARGE.items()},
     **{name: (sent, 414, "target_too_long") for name, sent in TARGET_TOO_LONG.items()},
-    "no Host": (b"GET / HTTP/1.1\r\nx: y\r\n\r\n", 400, "no_host"),
+    "no Host": (b"GET / HTTP/1.1\r\nx: y\r\n\r\n", 400, "host"),
     "a coding that nobody undoes": (POST + b"transfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501, "coding"),
     "an expectation": (POST + b"expect: a-miracle\r\ncontent-length: 0\r\n\r\n", 417, "expectation"),
     "TRACE": (b"TRACE / HTTP/1.1\r\nhost: x\r\nauthorization: Bearer canary\r\n\r\n", 405, "method"),
@@ -280,6 +287,9 @@ async def test_the_400_reaches_a_client_that_goes_on_sending() -> None:
 
 
 RIGHT = {
+    "a host with a port": b"GET /a HTTP/1.1\r\nhost: a-b_c.svc.cluster.local:8080\r\n\r\n",
+    "a host that is an address": b"GET /a HTTP/1.1\r\nhost: [::1]:8080\r\n\r\n",
+    "HTTP/1.0 without a host": b"GET /a HTTP/1.0\r\n\r\n",
     "as many fields as may be": HEAD + b"".join(b"a%d: b\r\n" % n for n in range(MOST_FIELDS - 1)) + b"\r\n",
     "a field nearly as long as may be": HEAD + b"a: " + b"b" * (MOST_HEAD_BYTES - 100) + b"\r\n\r\n",
     "a target as long as may be": b"GET /" + b"a" * (MOST_TARGET_BYTES - 1) + b" HTTP/1.1\r\nhost: x\r\n\r\n",

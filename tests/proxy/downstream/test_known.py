@@ -114,8 +114,8 @@ HEADS = [
     b"POST /b HTTP/1.0\r\nconnection: keep-alive\r\ncontent-length: %d \r\n\r\n",
     b"POST /c HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: %d\r\n\r\n",
     b"PUT /d HTTP/1.1\r\nx: POST /a HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\nconnection: close\r\n\r\n",
-    b"POST /e HTTP/1.1\r\nx: 1\r\nx: 2\r\ncontent-length: 0%d\r\n\r\n",
-    b"POST /f HTTP/1.1\r\nx: 5\r\n content-length: 3\r\ncontent-length: %d\r\n\r\n",
+    b"POST /e HTTP/1.1\r\nhost: h\r\nx: 1\r\nx: 2\r\ncontent-length: 0%d\r\n\r\n",
+    b"POST /f HTTP/1.1\r\nhost: h\r\nx: 5\r\n content-length: 3\r\ncontent-length: %d\r\n\r\n",
     b"POST /g HTTP/1.1\r\nhost: x\r\nupgrade: h2c\r\nconnection: upgrade\r\ncontent-length: %d\r\n\r\n",
     b"POST /h HTTP/1.1\nhost: x\ncontent-length: %d\n\n",
 ]

@@ -27,7 +27,11 @@ RULES = [
     ("POST", b"/", "2.0", HOST, 0, "malformed"),
     ("POST", b"/", "0.9", {}, 0, "malformed"),
     ("POST", b"/", "1.0", {"transfer-encoding": "chunked"}, 0, "malformed"),
-    ("POST", b"/", "1.1", {}, 0, "no_host"),
+    ("POST", b"/", "1.1", {}, 0, "host"),
+    ("POST", b"/", "1.0", {}, 0, None),
+    ("POST", b"/", "1.0", {"host": "x/y"}, 0, "host"),
+    ("POST", b"/", "1.1", {"host": "[::1]:80"}, 0, None),
+    ("POST", b"/", "1.1", {"host": "x, y"}, 0, "host"),
     ("POST", b"/", "1.1", {**HOST, "transfer-encoding": "gzip, chunked"}, 0, "coding"),
     ("POST", b"/", "1.1", {**HOST, "transfer-encoding": "chunked, chunked"}, 0, "coding"),
     ("POST", b"/", "1.1", {**HOST, "expect": "200-ok"}, 0, "expectation"),
@@ -40,7 +44,7 @@ RULES = [
 ]
 STATUS = {
     "malformed": 400,
-    "no_host": 400,
+    "host": 400,
     "target_too_long": 414,
     "head_too_large": 431,
     "coding": 501,
