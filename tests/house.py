@@ -5,6 +5,7 @@ async with House(policy, upstream.url, tmp_path) as house:
 """
 
 import asyncio
+import gc
 import hashlib
 import os
 from collections.abc import Mapping
@@ -88,6 +89,7 @@ class House:
         pressed.set()
         await self.app.drain(pressed)
         self.log.close()
+        gc.unfreeze()  # a process starts one proxy and keeps it; here thousands come and go
 
     async def request(
         self, method: str, path: str, *, body: bytes | None = None, headers: Mapping[str, str] | None = None
