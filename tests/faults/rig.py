@@ -76,7 +76,7 @@ class Rig:
         upstream: str | FakeUpstream,
         *,
         timeouts: str = "connect: 1s, first_byte: 1s, first_token: 1s, idle: 1s, total: 10s, write_stall: 1s",
-        options: str = "retries: {attempts: 1}",
+        options: str = "retries: {attempts: 1}, breaker: {failures: 0}",
         rules: str = "",
         more: str = "",
         env: Mapping[str, str] | None = None,

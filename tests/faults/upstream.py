@@ -337,7 +337,11 @@ async def redirected(rig: Rig) -> str:
     return f"{count} redirects, none followed"
 
 
-@row("A18", "401 from the vendor: our own key is bad", "502 `upstream_credentials` to the app, never 401, and no word of the key")
+@row(
+    "A18",
+    "401 from the vendor: our own key is bad",
+    "502 `upstream_credentials` to the app, never 401, and no word of the key; one page",
+)
 async def bad_credentials(rig: Rig) -> str:
     said = {
         "error": {
@@ -347,15 +351,26 @@ async def bad_credentials(rig: Rig) -> str:
             "code": "invalid_api_key",
         }
     }
-    async with FakeUpstream(default=json_answer(401, said, headers={"www-authenticate": "Bearer"})) as upstream:
-        async with rig.proxy(upstream, timeouts=PATIENT) as proxy:
-            for stream in (False, True):
+    refused = json_answer(401, said, headers={"www-authenticate": "Bearer"})
+    options = "retries: {attempts: 1}, breaker: {failures: 0}, page: [team]"
+    async with FakeUpstream(default=refused) as upstream, FakeUpstream(default=json_answer(200, {})) as receiver:
+        more = f"pages:\n  team: {{webhook: {{url: '{receiver.url}/pages'}}}}"
+        async with rig.proxy(upstream, timeouts=PATIENT, options=options, more=more) as proxy:
+            assert (await proxy.chat())[0] == 502
+            await proxy.logged("page.delivered")
+            await proxy.begin()
+            for stream in (False, True) * 3:
                 status, headers, body = await proxy.chat(stream=stream)
                 _refused(body, "upstream_credentials")
                 assert (status, "www-authenticate" in headers) == (502, False)
-            lines = await proxy.call_lines(2)
+            lines = await proxy.call_lines(7)
             assert {(line["outcome"], line["cost_nanousd"]) for line in lines} == {("upstream_error", 0)}
-    return "502 with a code of its own, and the upstream asked once a call"
+            assert len(upstream.requests) == 7, "no call is tried again"
+            await receiver.hang_up()
+        [page] = receiver.requests
+        assert orjson.loads(page.body)["type"] == "upstream.outage_began"
+        assert not _TELLING.search(page.body.decode())
+    return "7 times 502 with a code of its own, the upstream asked once a call, and one page"
 
 
 @row("A19", "interim answers before the final one: 100, 102, 103, many", "left out, and the final answer whole")
@@ -403,7 +418,10 @@ async def stale(rig: Rig) -> str:
     for mood in ("polite", "rude"):
         moody = Moody(seed=7, polite=mood == "polite", answer=b'{"choices": [{"message": {"content": "uncounted"}}]}')
         numbers = iter(range(calls))
-        async with moody.listening() as url, rig.proxy(url, timeouts=PATIENT, options="retries: {attempts: 2}") as proxy:
+        async with (
+            moody.listening() as url,
+            rig.proxy(url, timeouts=PATIENT, options="retries: {attempts: 2}, breaker: {failures: 0}") as proxy,
+        ):
             while (await proxy.chat())[0] != 200:
                 pass  # until one is counted, which loads an encoding, as each that breaks will be
             before = len(await proxy.call_lines())
