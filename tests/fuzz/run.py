@@ -55,6 +55,7 @@ def _fuzzed(name: str, folder: Path, arguments: argparse.Namespace) -> tuple[int
     seconds: int = arguments.seconds
     seeds = folder / "seeds"
     seeds.mkdir()
+    (CORPUS / name).mkdir(parents=True, exist_ok=True)
     for number, seed in enumerate(TARGETS[name].seeds()):
         (seeds / f"seed-{number}").write_bytes(seed)
     running = []
@@ -80,7 +81,6 @@ def _fuzzed(name: str, folder: Path, arguments: argparse.Namespace) -> tuple[int
 
 
 def _started(name: str, folders: list[str], own: Path, *options: str) -> subprocess.Popen[str]:
-    Path(folders[-1]).mkdir(parents=True, exist_ok=True)
     limits = ("-print_final_stats=1", f"-artifact_prefix={own}/broke-", "-timeout=20", "-rss_limit_mb=2048")
     return _spawned("tests.fuzz.targets", name, *folders, *limits, *options)
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 # llhttp takes RTSP's version for HTTP's, and says nothing of it; the upstream is spoken to in HTTP/1.1 all the same.
 _LINE = re.compile(rb"([A-Z]{3,32}) +([!-~\x80-\xff]+) +(?:HTTP|RTSP)/1\.([01])\Z")
-_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*((?:[\t -~\x80-\xff]*[!-~\x80-\xff])?)[ \t]*\Z")
+FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*((?:[\t -~\x80-\xff]*[!-~\x80-\xff])?)[ \t]*\Z")
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[ \t]*;[\t -~\x80-\xff]*)?\Z")
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?\Z")
 _DIGITS = re.compile(rb"[0-9]{1,19}\Z")
@@ -39,7 +39,7 @@ def read_all(data: bytes) -> list[Read]:
         if read is None:
             return found
         request, framing = read
-        whole = _body(data, end + 4, framing)
+        whole = body_at(data, end + 4, framing)
         if whole is None:
             return [*found, request._replace(body=None)]
         body, at = whole
@@ -54,7 +54,7 @@ def _head(head: bytes) -> tuple[Read, bytes] | None:
         return None
     fields = []
     for line in lines:
-        field = _FIELD.match(line)
+        field = FIELD.match(line)
         if field is None:
             return None
         fields.append((field[1].lower(), field[2]))
@@ -72,7 +72,7 @@ def _head(head: bytes) -> tuple[Read, bytes] | None:
     return request, lengths[0] if lengths else b"0"
 
 
-def _body(data: bytes, at: int, framing: bytes) -> tuple[bytes, int] | None:
+def body_at(data: bytes, at: int, framing: bytes) -> tuple[bytes, int] | None:
     """The body that begins there, and where it ends; None for one that is not whole, or is no body."""
     if framing != b"chunked":
         end = at + int(framing)
@@ -92,7 +92,7 @@ def _body(data: bytes, at: int, framing: bytes) -> tuple[bytes, int] | None:
         at += size + 2
     while not data.startswith(b"\r\n", at):  # trailers
         line = data.find(b"\r\n", at)
-        if line < 0 or not _FIELD.match(data[at:line]):
+        if line < 0 or not FIELD.match(data[at:line]):
             return None
         at = line + 2
     return b"".join(pieces), at + 2
