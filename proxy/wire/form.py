@@ -14,7 +14,11 @@ from proxy.errors import InvalidCall
 _MOST_HEAD = 1024  # bytes of a part's own fields
 _MOST_TEXT = 256 << 10  # bytes of a text field: prompts are up to 32,000 characters
 _MOST_PARTS = 128
-_BOUNDARY = re.compile(r"multipart/form-data\s*;\s*boundary=(\"[^\"\\]{1,70}\"|[0-9A-Za-z'()+_,./:=?-]{1,70})\s*\Z", re.IGNORECASE)
+# Source: RFC 2046, section 5.1.1; only within quotes may it hold a space, and not at its end.
+_BOUNDARY = re.compile(
+    r"multipart/form-data\s*;\s*boundary=(\"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]\"|[0-9A-Za-z'()+_,./:=?-]{1,70})\s*\Z",
+    re.IGNORECASE,
+)
 _DISPOSITION = re.compile(
     rb"form-data; ?name=\"([!#-\[\]-~]{1,64})\"(; ?filename=\"[^\"\r\n]{0,255}\")?(; ?filename\*=[!-~]{1,512})?\Z", re.IGNORECASE
 )

@@ -31,7 +31,7 @@ from proxy.trip import Trip
 from proxy.upstream.heads import Heads
 from tests.clock import FakeClock
 from tests.faults.guard import APP_KEY
-from tests.faults.malformed import REQUESTS, SOUND
+from tests.faults.malformed import REQUESTS, SOUND, request
 from tests.fuzz.strict import Read, read_all
 from tests.fuzz.turns import TurnLoop
 from tests.house import UPSTREAM_KEY, hash_of
@@ -329,4 +329,14 @@ def one(data: bytes) -> None:
     _port.play(data)
 
 
-SEEDS = (*SOUND.values(), *(sent for sent in REQUESTS.values()))
+_FORM = (
+    b'--b\r\ncontent-disposition: form-data; name="model"\r\n\r\nwhisper-1\r\n'
+    b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\nContent-Type: audio/wav\r\n\r\nRIFF\r\n--b--\r\n'
+)
+_FORMED = request(b"content-length: %d" % len(_FORM), line=b"POST /v1/audio/transcriptions HTTP/1.1", body=_FORM)
+SEEDS = (
+    _FORMED.replace(b"application/json", b"multipart/form-data; boundary=b"),
+    _FORMED.replace(b"application/json", b'multipart/form-data; boundary="b"'),
+    *SOUND.values(),
+    *REQUESTS.values(),
+)

@@ -36,6 +36,8 @@ FIELDS = (
     b"api-key: no",
     b"content-type: text/plain",
     b"content-type: application/json; charset=utf-8",
+    b"content-type: multipart/form-data; boundary=b",
+    b'content-type: multipart/form-data; boundary="\xd6"',
     b"content-encoding: gzip",
     b"x-request-id: mine-1",
     b"x-request-id: a b",

@@ -29,6 +29,10 @@ def part(name: str, value: str) -> bytes:
         ("multipart/form-data; boundary=a; boundary=b", None),
         ("multipart/mixed; boundary=b", None),
         ("multipart/form-data; boundary=" + "b" * 71, None),
+        ('multipart/form-data; boundary="\udcd6"', None),  # a byte that is no UTF-8
+        ('multipart/form-data; boundary="a\x07b"', None),
+        ('multipart/form-data; boundary="a "', None),
+        ('multipart/form-data; boundary="ä"', None),
     ],
 )
 def test_a_boundary_is_named_once_and_plainly(kind: str, boundary: bytes | None) -> None:
