@@ -1,1 +1,417 @@
-"""Rows to come."""
+"""Faults of clients on the wire: rows B4 to B9 and B25 to B27."""
+
+import asyncio
+import gzip
+import resource
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import orjson
+
+from tests.fakes import FakeUpstream, UntilClosed
+from tests.faults import differential
+from tests.faults.guard import APP_KEY, MIB
+from tests.faults.malformed import BODY, CANARY, CHUNKS, PATH, REQUESTS, SOUND, request
+from tests.faults.raw import Reply, line, told
+from tests.faults.rig import OK, STREAM, Proxy, Rig
+from tests.faults.row import row
+
+_ROOT = Path(__file__).parents[2]
+_LENGTH = b"content-length: %d" % len(BODY)
+_ENCODINGS = 80 * MIB  # of memory, which a process takes with the first call whose tokens it must count
+_MALFORMED = "The HTTP request is malformed."
+
+
+def _post(body: bytes, *fields: bytes, target: bytes = PATH) -> bytes:
+    return request(b"content-length: %d" % len(body), *fields, line=b"POST %b HTTP/1.1" % target, body=body)
+
+
+def _refused(reply: Reply | None, status: int, code: str) -> Reply:
+    assert reply is not None, f"no answer instead of {status} {code}"
+    assert (reply.status, reply.code) == (status, code), (reply.status, reply.body)
+    assert CANARY not in reply.body
+    return reply
+
+
+@row("B4", "half-close behind a request", "a client that ends its side is one that left: its call is cancelled, and billed as such")
+async def half_closed(rig: Rig) -> str:
+    async with FakeUpstream(default=[UntilClosed()]) as upstream, rig.proxy(upstream, growth=_ENCODINGS) as proxy:
+        for number, sent in enumerate((SOUND["length"], SOUND["chunks"]), 1):
+            async with line(proxy.port) as caller:
+                await caller.send(sent)
+                await upstream.arrived(number)
+                caller.writer.write_eof()
+                assert await caller.closed(), "it was answered"
+            async with asyncio.timeout(10):
+                await upstream.requests[-1].closed_early.wait()
+        lines = await proxy.call_lines(2)
+        assert [line["outcome"] for line in lines] == ["client_gone"] * 2
+        assert all(line["input_tokens"] > 0 and line["cost_nanousd"] > 0 for line in lines), "what was sent is paid for"
+        async with line(proxy.port) as caller:  # half of a request is none
+            await caller.send(SOUND["length"][:-5])
+            caller.writer.write_eof()
+            assert await caller.closed()
+        assert len(upstream.requests) == 2
+    return "cancelled upstream and logged as client_gone; half a request reaches nobody"
+
+
+@row(
+    "B5",
+    "requests that are malformed or ambiguous",
+    "400 of our own or a policy's refusal, nothing of it echoed, no byte upstream; what nginx refuses is refused; what both take means the same",
+)
+async def malformed(rig: Rig) -> str:
+    async with FakeUpstream(default=OK) as upstream, FakeUpstream(default=OK) as far, rig.proxy(upstream) as proxy:
+        async with differential.beside(far) as port:
+            stricter = []
+            for name, sent in {**SOUND, **REQUESTS}.items():
+                ours = await differential.verdict(proxy.port, upstream, name, sent)
+                _judge(name, ours)
+                if port is None:
+                    continue
+                theirs = await differential.verdict(port, far, name, sent)
+                if ours.taken and not theirs.taken:
+                    assert name in differential.LENIENT, f"{name}: nginx refuses it ({theirs}), and we do not"
+                elif ours.taken:
+                    assert differential.same(ours.sent[0], theirs.sent[0]), f"{name}: {ours.sent[0]} and {theirs.sent[0]}"
+                elif theirs.taken:
+                    stricter.append(name)
+                if not rig.short and ours.taken != theirs.taken:
+                    print(f"     {name:40} {ours!s:36} nginx: {theirs}")
+            await far.hang_up()
+    seen = f"{len(REQUESTS)} requests, {len(SOUND)} sound ones beside them"
+    return seen + (f"; {len(stricter)} are refused that nginx takes" if port else "; nginx is not here to compare with")
+
+
+def _judge(name: str, ours: differential.Verdict) -> None:
+    """Whatever it was, it was refused in our words and went nowhere, or went on whole."""
+    reply = ours.reply
+    if name in SOUND:
+        assert ours.taken, f"{name}: {ours}"
+    if name.startswith("cut off"):
+        assert ours.grew == 0
+        assert ours.closed, f"{name}: {ours}"
+        return
+    assert reply is not None, f"{name}: no answer"
+    assert reply.status < 500, f"{name}: {ours}"
+    assert CANARY not in reply.body, f"{name} is echoed"
+    assert CANARY not in repr(reply.fields).encode(), f"{name} is echoed"
+    if ours.taken:
+        assert reply.status == 200
+        assert len(ours.sent) == 1, name
+        assert orjson.loads(ours.sent[0].body) == orjson.loads(BODY)
+        assert ours.sent[0].target.partition("?")[0].encode() == PATH
+    else:
+        assert ours.grew == 0, f"{name}: {ours.grew} bytes reached the upstream"
+        assert 400 <= reply.status < 500, f"{name}: {ours}"
+        if orjson.loads(reply.body)["error"]["message"] == _MALFORMED:
+            assert ours.closed, f"{name}: the connection is still open"
+
+
+@row(
+    "B6",
+    "requests that are changed at random, by millions",
+    "nothing raised, no 5xx of ours, an answer each, nothing ambiguous sent on: what is, is what a stricter reader finds",
+)
+async def fuzzed(rig: Rig) -> str:
+    seconds = rig.times(short=1, long=40)
+    async with FakeUpstream(default=OK) as upstream, rig.proxy(upstream) as proxy:
+        fuzzing = await asyncio.to_thread(
+            subprocess.run,
+            [sys.executable, "-m", "tests.fuzz.run", "edge", "--blind", "--seconds", str(seconds)],
+            cwd=_ROOT,
+            capture_output=True,
+            encoding="utf-8",
+            check=False,
+        )
+        assert fuzzing.returncode == 0, fuzzing.stderr[-2000:] + fuzzing.stdout[-500:]
+        status, _, _ = await proxy.chat()
+        assert status == 200
+    return fuzzing.stdout.strip().splitlines()[0].partition("edge")[2].strip()
+
+
+@row(
+    "B7",
+    "bodies that unpack to gigabytes",
+    "415 on metered paths, whatever the encoding, nested or not; nothing is ever unpacked; passed on as bytes where a path has no meter",
+)
+async def bombs(rig: Rig) -> str:
+    packed = gzip.compress(bytes(rig.times(short=64, long=1024) * MIB))
+    twice = gzip.compress(packed)
+    table = [
+        (packed, b"gzip"),
+        (zlib.compress(bytes(64 * MIB)), b"deflate"),
+        (packed, b"br"),
+        (packed, b"zstd"),
+        (twice, b"gzip, gzip"),
+        (packed, b"identity, gzip"),
+        (packed, b"x-gzip"),
+        (BODY, b"aes128gcm"),
+    ]
+    async with FakeUpstream(default=OK) as upstream:
+        async with rig.proxy(upstream, more='unmetered: ["/v1/files*"]', growth=16 * MIB) as proxy:
+            for body, encoding in table:
+                reply = await told(proxy.port, _post(body, b"content-encoding: " + encoding))
+                _refused(reply, 415, "unsupported_media_type")
+            assert not any(r.target == PATH.decode() for r in upstream.requests)
+            reply = await told(proxy.port, _post(packed, b"content-encoding: gzip", target=b"/v1/files"))
+            assert reply is not None
+            assert reply.status == 200
+            assert upstream.requests[-1].body == packed
+            # An upload that is labelled as nothing is a body like any other, and no JSON.
+            _refused(await told(proxy.port, _post(packed)), 400, "invalid_json")
+    return f"{len(table)} bodies of up to {len(packed) / MIB:.1f} MiB that unpack to {rig.times(short=64, long=1024)} MiB"
+
+
+@row(
+    "B8",
+    "one-byte chunks by the million, chunk extensions and trailers without end",
+    "a body in a million chunks is one body; extensions and trailers beyond 32 KiB are 400 (what fits into one read may pass, and is dropped)",
+)
+async def crumbs(rig: Rig) -> str:
+    count = rig.times(short=100_000, long=1_000_000)
+    text = b'{"model":"gpt-4.1-mini","max_tokens":5,"messages":[{"role":"user","content":"%b"}]}'
+    body = text % (b"a" * (count - len(text) + 2))
+    head = request(b"transfer-encoding: chunked", body=b"")
+    async with FakeUpstream(default=OK) as upstream, rig.proxy(upstream, growth=16 * MIB) as proxy:
+        async with line(proxy.port) as caller:
+            await caller.send(head + b"".join(b"1\r\n%b\r\n" % body[at : at + 1] for at in range(len(body))) + b"0\r\n\r\n")
+            reply = await caller.reply()
+            assert reply is not None
+            assert reply.status == 200
+        assert upstream.requests[-1].body == body
+        took_ms = (await proxy.call_lines())[0]["total_ms"]
+        for endless in (b"5;" + b"a" * 4 * MIB, b"%x;a=b" % len(BODY) + b";c=d" * MIB):
+            _refused(await told(proxy.port, head + endless), 400, "bad_request")
+        trailers = CHUNKS.removesuffix(b"\r\n") + b"x-after: 1\r\n" * 200_000 + b"\r\n"
+        _refused(await told(proxy.port, head + trailers), 400, "bad_request")
+        few = await told(proxy.port, head + CHUNKS.removesuffix(b"\r\n") + b"x-after: %b\r\n\r\n" % CANARY)
+        assert few is not None
+        assert few.status == 200
+        assert not any(CANARY.decode() in value for _, value in upstream.requests[-1].headers), "trailers are dropped"
+    return f"{count:,} chunks of one byte in {took_ms:.0f} ms; endless extensions and trailers 400"
+
+
+_DEEP = b'{"model":"gpt-4.1-mini","messages":%b}'
+_OF = b'{"model":"gpt-4.1-mini","messages":[{"role":"user","content":%b}]}'
+_BODIES: tuple[tuple[str, bytes, int, str], ...] = (
+    ("1,000 levels", _DEEP % (b"[" * 1000 + b"]" * 1000), 400, "nested_too_deeply"),
+    ("1,025 levels", _DEEP % (b"[" * 1025 + b"]" * 1025), 400, "nested_too_deeply"),
+    ("1,000,000 levels", _DEEP % (b"[" * 1_000_000 + b"]" * 1_000_000), 400, "nested_too_deeply"),
+    ("1,000,000 levels of objects", _DEEP % (b'{"a":' * 1_000_000 + b"1" + b"}" * 1_000_000), 400, "nested_too_deeply"),
+    ("1,000,000 levels that do not end", b"[" * 1_000_000, 400, "nested_too_deeply"),
+    ("a field twice", b'{"max_tokens":1,"model":"gpt-4.1-mini","messages":[],"max_tokens":2}', 400, "duplicate_field"),
+    ("a field twice, escaped", b'{"max_tokens":1,"model":"gpt-4.1-mini","messages":[],"max_\\u0074okens":2}', 400, "duplicate_field"),
+    ("NaN", b'{"model":"gpt-4.1-mini","messages":[],"max_tokens":NaN}', 400, "invalid_json"),
+    ("Infinity", b'{"model":"gpt-4.1-mini","messages":[],"temperature":Infinity}', 400, "invalid_json"),
+    ("1e999", b'{"model":"gpt-4.1-mini","messages":[],"temperature":1e999}', 400, "invalid_json"),
+    ("a byte order mark", b"\xef\xbb\xbf" + BODY, 400, "invalid_json"),
+    ("half a surrogate", _OF % b'"\\ud800"', 400, "invalid_json"),
+    ("two halves the wrong way", _OF % b'"\\udc00\\ud800"', 400, "invalid_json"),
+    ("UTF-16", BODY.decode().encode("utf-16"), 400, "invalid_json"),
+    ("UTF-16 without a mark", BODY.decode().encode("utf-16-le"), 400, "invalid_json"),
+    ("UTF-32", BODY.decode().encode("utf-32"), 400, "invalid_json"),
+    ("Latin-1", _OF % b'"\xe9"', 400, "invalid_json"),
+    ("overlong UTF-8", _OF % b'"\xc0\xaf"', 400, "invalid_json"),
+    ("surrogates in UTF-8", _OF % b'"\xed\xa0\x80"', 400, "invalid_json"),
+    ("a control character in a text", _OF % b'"\x01"', 400, "invalid_json"),
+    ("a NUL behind it", BODY + b"\0", 400, "invalid_json"),
+    ("two objects", BODY + BODY, 400, "invalid_json"),
+    ("a comma at the end", BODY[:-1] + b",}", 400, "invalid_json"),
+    ("a comment", b"/* a */" + BODY, 400, "invalid_json"),
+    ("single quotes", BODY.replace(b'"', b"'"), 400, "invalid_json"),
+    ("cut short", BODY[:-1], 400, "invalid_json"),
+    ("nothing", b"", 400, "invalid_json"),
+    ("a list", b"[" + BODY + b"]", 400, "invalid_json"),
+    ("null", b"null", 400, "invalid_json"),
+    ("a text", b'"a"', 400, "invalid_json"),
+    ("100 MB of text", b"", 413, "request_too_large"),
+)
+
+
+@row(
+    "B9",
+    "JSON that is deep, doubled, no JSON, no UTF-8, or 100 MB",
+    "400 with its code, 413 beyond what is accepted, before all of it came; no stack, nothing echoed, nothing upstream",
+)
+async def odd_json(rig: Rig) -> str:
+    slowest = ("", 0.0)
+    async with FakeUpstream(default=OK) as upstream, rig.proxy(upstream, growth=64 * MIB) as proxy:
+        for name, body, status, code in _BODIES:
+            head = _post(body) if body or status == 400 else _post(b"", b"x-odd: 1").replace(b"content-length: 0", b"content-length: 100000000")
+            async with line(proxy.port) as caller:
+                sending = asyncio.create_task(caller.send(head + (b"" if status == 400 else b"a" * 40 * MIB)))
+                try:
+                    reply = _refused(await caller.reply(), status, code)
+                except AssertionError as error:
+                    raise AssertionError(f"{name}: {error}") from error
+                finally:
+                    sending.cancel()
+                assert b"Traceback" not in reply.body
+                assert b".py" not in reply.body
+        assert upstream.received_bytes == 0
+        for told_of in await proxy.call_lines(len(_BODIES)):
+            if told_of["total_ms"] > slowest[1] and told_of["status"] == 400:
+                slowest = (told_of["outcome"], told_of["total_ms"])
+        assert not proxy.lines("fault.caught")
+    return f"{len(_BODIES)} bodies; the slowest took {slowest[1]:.0f} ms"
+
+
+_HOP: tuple[tuple[str, bytes, int], ...] = (
+    ("names our key", b"connection: authorization, x-request-id, traceparent, via, host, content-type, content-length", 200),
+    ("names a field of the app", b"connection: x-stainless-lang\r\nx-stainless-lang: python", 200),
+    ("TE", b"te: trailers, gzip", 200),
+    ("Trailer", b"trailer: x-after", 200),
+    ("Keep-Alive", b"keep-alive: timeout=1000", 200),
+    ("Proxy-Connection", b"proxy-connection: keep-alive", 200),
+    ("Proxy-Authorization", b"proxy-authorization: Basic YTpi", 200),
+    ("Forwarded", b"forwarded: for=10.0.0.1\r\nx-forwarded-for: 10.0.0.1\r\nx-real-ip: 10.0.0.1", 200),
+    ("Max-Forwards", b"max-forwards: 0", 200),
+    ("Cookie", b"cookie: session=1", 200),
+    ("an override of the method", b"x-http-method-override: DELETE", 200),
+    ("Upgrade", b"connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\nsec-websocket-version: 13", 400),
+    ("Upgrade to h2c", b"connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__", 400),
+)
+_LEFT = {"host", "authorization", "content-type", "content-length", "accept-encoding", "via", "x-request-id", "traceparent"}
+
+
+@row(
+    "B25",
+    "Connection that names our fields, TE, Upgrade, Max-Forwards, TRACE, CONNECT",
+    "hop-by-hop fields stay here and ours cannot be struck out; 400 for an upgrade; 404 or 405 for TRACE, CONNECT and OPTIONS, echoing nothing",
+)
+async def hop_by_hop(rig: Rig) -> str:
+    async with FakeUpstream(default=OK) as upstream, rig.proxy(upstream) as proxy:
+        for name, fields, status in _HOP:
+            before = len(upstream.requests)
+            reply = await told(proxy.port, request(fields, _LENGTH))
+            assert reply is not None, name
+            assert reply.status == status, f"{name}: {reply}"
+            assert len(upstream.requests) - before == (status == 200), name
+            if status == 200:
+                sent = upstream.requests[-1]
+                left = _LEFT - ({"content-type"} if name == "names our key" else set())  # which is the client's own to strike out
+                assert {field.lower() for field, _ in sent.headers} == left, f"{name}: {sent.headers}"
+                assert APP_KEY not in (sent.header("authorization") or "")
+        went = len(upstream.requests)
+        for method, target, status in (
+            (b"TRACE", PATH, 405),
+            (b"TRACE", b"/v1/models", 405),
+            (b"OPTIONS", PATH, 405),
+            (b"OPTIONS", b"*", 404),
+            (b"CONNECT", b"model:443", 404),
+            (b"CONNECT", b"169.254.169.254:80", 404),
+        ):
+            reply = await told(proxy.port, request(b"x-odd: " + CANARY, b"max-forwards: 0", line=b"%b %b HTTP/1.1" % (method, target), body=b""))
+            assert reply is not None
+            assert reply.status == status, (method, target, reply)
+            assert CANARY not in reply.body
+        assert len(upstream.requests) == went
+    return f"{len(_HOP)} fields and 6 methods; the upstream saw {len(_LEFT)} fields each time"
+
+
+@row(
+    "B26",
+    "more connections than there are descriptors",
+    "those that run go on; those beyond wait or are ended, and none gets a wrong answer; the loop does not spin, and all is well once some go",
+)
+async def crowded(rig: Rig) -> str:
+    most, count = 256, rig.times(short=400, long=10_000)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    count = min(count, (hard if hard != resource.RLIM_INFINITY else count * 4) - 200)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, count + 200)), hard))
+    try:
+        async with FakeUpstream(default=STREAM[:2] + [UntilClosed()]) as upstream, rig.proxy(upstream, alone=True, growth=_ENCODINGS) as proxy:
+            resource.prlimit(proxy.pid, resource.RLIMIT_NOFILE, (most, most))
+            async with line(proxy.port) as running:
+                await running.send(_streamed())
+                await upstream.arrived()
+                crowd = await _crowd(proxy.port, count)
+                try:
+                    used_s = _cpu_s(proxy)
+                    await asyncio.sleep(1.0)  # how much is used while nothing is asked is the fact that is waited for
+                    spun = _cpu_s(proxy) - used_s
+                    assert spun < 0.6, f"it used {spun:.2f} s of a second with nothing to do"
+                    assert proxy.alive
+                    assert not running.ended
+                finally:
+                    for writer in crowd:
+                        writer.transport.abort()
+                upstream.queue(OK)
+                async with asyncio.timeout(20):
+                    while (reply := await _served(proxy.port)) is None:
+                        await asyncio.sleep(0.05)
+                assert reply.status == 200
+            await proxy.call_lines(2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return f"{len(crowd):,} connections at a limit of {most} descriptors; {spun * 100:.0f} % of a core meanwhile; served again once they went"
+
+
+def _streamed() -> bytes:
+    body = orjson.dumps({**orjson.loads(BODY), "stream": True})
+    return _post(body)
+
+
+async def _crowd(port: int, count: int) -> list[asyncio.StreamWriter]:
+    found: list[asyncio.StreamWriter] = []
+    for _ in range(0, count, 50):
+        made = await asyncio.gather(*(asyncio.open_connection("127.0.0.1", port) for _ in range(50)), return_exceptions=True)
+        found += [both[1] for both in made if not isinstance(both, BaseException)]
+    return found
+
+
+async def _served(port: int) -> Reply | None:
+    try:
+        async with line(port) as caller:
+            await caller.send(SOUND["length"])
+            return await caller.reply(within_s=2)
+    except OSError:
+        return None
+
+
+def _cpu_s(proxy: Proxy) -> float:
+    """Seconds of a processor that it has used."""
+    fields = Path(f"/proc/{proxy.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / 100
+
+
+@row(
+    "B27",
+    "WebSockets: a flood, oversized and unmasked frames",
+    "no connection is ever upgraded: 400 `upgrade_not_supported`, or 403 where the path has no meter; frames behind it are nobody's",
+)
+async def websockets(rig: Rig) -> str:
+    upgrade = (
+        b"connection: Upgrade",
+        b"upgrade: websocket",
+        b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==",
+        b"sec-websocket-version: 13",
+    )
+    frames = (
+        b"\x81\x05hello",  # not masked
+        b"\x81\xff" + struct.pack(">Q", 1 << 40) + b"\0\0\0\0" + CANARY,
+        b"\x88\x80\0\0\0\0",
+        bytes(64 << 10),
+        SOUND["length"],
+    )
+    count = rig.times(short=100, long=2000)
+    async with FakeUpstream(default=OK) as upstream, rig.proxy(upstream) as proxy:
+        for target in (b"/v1/realtime?model=gpt-realtime", PATH, b"/v1/models"):
+            for frame in frames:
+                for opening in (b"GET", b"POST"):
+                    reply = await told(proxy.port, request(*upgrade, line=b"%b %b HTTP/1.1" % (opening, target), body=frame))
+                    assert reply is not None
+                    assert reply.status in (400, 403, 405), reply
+                    assert CANARY not in reply.body
+        for _ in range(count // 50):
+            sent = request(*upgrade, line=b"GET /v1/realtime?model=gpt-realtime HTTP/1.1", body=frames[1])
+            replies = await asyncio.gather(*(told(proxy.port, sent) for _ in range(50)))
+            assert {reply.status for reply in replies if reply is not None} == {403}
+        assert upstream.received_bytes == 0
+    return f"{3 * 2 * len(frames)} openings and a flood of {count}; nothing was upgraded"
+
+
