@@ -10,8 +10,10 @@ FETCH_ALERTMANAGER := apt-get download -qq -o APT::Sandbox::User=root prometheus
 
 ALERTMANAGER := $(shell command -v prometheus-alertmanager || echo .tools/alertmanager/usr/bin/prometheus-alertmanager)
 TRIALS ?= 100
+SECONDS ?= 10
+PROCESSES ?= 1
 
-.PHONY: run test check real pages faults nginx bench bench-quick schema clean
+.PHONY: run test check real pages faults fuzz nginx bench bench-quick schema clean
 
 # A Debian without python3-venv gets it when we are root, and is told when we are not.
 $(VENV)/ready: requirements-dev.lock pyproject.toml
@@ -48,6 +50,10 @@ pages: $(VENV)/ready $(ALERTMANAGER)
 # The fault matrix, row by row: `make faults`, or some of it with ROWS="A1 B2".
 faults: $(VENV)/ready nginx
 	$(BIN)/python -m tests.faults.run $(ROWS)
+
+# Every target for SECONDS each; `make fuzz SECONDS=600 TARGETS="edge streams" PROCESSES=2 FUZZ=--blind` for some of them, in another way.
+fuzz: $(VENV)/ready
+	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS) --processes $(PROCESSES) $(FUZZ) $(TARGETS)
 
 .tools/alertmanager/usr/bin/prometheus-alertmanager:
 	@echo "unpacking prometheus-alertmanager into .tools"; mkdir -p .tools/alertmanager && cd .tools \

@@ -4,8 +4,6 @@ import asyncio
 import gzip
 import resource
 import struct
-import subprocess
-import sys
 import zlib
 from pathlib import Path
 
@@ -13,15 +11,16 @@ import orjson
 
 from tests.fakes import FakeUpstream, UntilClosed
 from tests.faults import differential
+from tests.faults.fuzzed import fuzzed
 from tests.faults.guard import APP_KEY, MIB
 from tests.faults.malformed import BODY, CANARY, CHUNKS, PATH, REQUESTS, SOUND, request
 from tests.faults.raw import Reply, line, told
 from tests.faults.rig import OK, STREAM, Proxy, Rig
 from tests.faults.row import row
 
-_ROOT = Path(__file__).parents[2]
 _LENGTH = b"content-length: %d" % len(BODY)
 _ENCODINGS = 80 * MIB  # of memory, which a process takes with the first call whose tokens it must count
+_PATIENT = "connect: 5s, first_byte: 60s, first_token: 60s, idle: 60s, total: 100s, write_stall: 30s"
 _MALFORMED = "The HTTP request is malformed."
 
 
@@ -38,7 +37,10 @@ def _refused(reply: Reply | None, status: int, code: str) -> Reply:
 
 @row("B4", "half-close behind a request", "a client that ends its side is one that left: its call is cancelled, and billed as such")
 async def half_closed(rig: Rig) -> str:
-    async with FakeUpstream(default=[UntilClosed()]) as upstream, rig.proxy(upstream, growth=_ENCODINGS) as proxy:
+    async with (
+        FakeUpstream(default=[UntilClosed()]) as upstream,
+        rig.proxy(upstream, timeouts=_PATIENT, growth=_ENCODINGS) as proxy,
+    ):
         for number, sent in enumerate((SOUND["length"], SOUND["chunks"]), 1):
             async with line(proxy.port) as caller:
                 await caller.send(sent)
@@ -116,21 +118,12 @@ def _judge(name: str, ours: differential.Verdict) -> None:
     "requests that are changed at random, by millions",
     "nothing raised, no 5xx of ours, an answer each, nothing ambiguous sent on: what is, is what a stricter reader finds",
 )
-async def fuzzed(rig: Rig) -> str:
-    seconds = rig.times(short=1, long=40)
+async def changed_at_random(rig: Rig) -> str:
     async with FakeUpstream(default=OK) as upstream, rig.proxy(upstream) as proxy:
-        fuzzing = await asyncio.to_thread(
-            subprocess.run,
-            [sys.executable, "-m", "tests.fuzz.run", "edge", "--blind", "--seconds", str(seconds)],
-            cwd=_ROOT,
-            capture_output=True,
-            encoding="utf-8",
-            check=False,
-        )
-        assert fuzzing.returncode == 0, fuzzing.stderr[-2000:] + fuzzing.stdout[-500:]
+        tried = await fuzzed("edge", rig, seconds=40)
         status, _, _ = await proxy.chat()
         assert status == 200
-    return fuzzing.stdout.strip().splitlines()[0].partition("edge")[2].strip()
+    return tried
 
 
 @row(
@@ -204,7 +197,12 @@ _BODIES: tuple[tuple[str, bytes, int, str], ...] = (
     ("1,000,000 levels of objects", _DEEP % (b'{"a":' * 1_000_000 + b"1" + b"}" * 1_000_000), 400, "nested_too_deeply"),
     ("1,000,000 levels that do not end", b"[" * 1_000_000, 400, "nested_too_deeply"),
     ("a field twice", b'{"max_tokens":1,"model":"gpt-4.1-mini","messages":[],"max_tokens":2}', 400, "duplicate_field"),
-    ("a field twice, escaped", b'{"max_tokens":1,"model":"gpt-4.1-mini","messages":[],"max_\\u0074okens":2}', 400, "duplicate_field"),
+    (
+        "a field twice, escaped",
+        b'{"max_tokens":1,"model":"gpt-4.1-mini","messages":[],"max_\\u0074okens":2}',
+        400,
+        "duplicate_field",
+    ),
     ("NaN", b'{"model":"gpt-4.1-mini","messages":[],"max_tokens":NaN}', 400, "invalid_json"),
     ("Infinity", b'{"model":"gpt-4.1-mini","messages":[],"temperature":Infinity}', 400, "invalid_json"),
     ("1e999", b'{"model":"gpt-4.1-mini","messages":[],"temperature":1e999}', 400, "invalid_json"),
@@ -241,7 +239,11 @@ async def odd_json(rig: Rig) -> str:
     slowest = ("", 0.0)
     async with FakeUpstream(default=OK) as upstream, rig.proxy(upstream, growth=64 * MIB) as proxy:
         for name, body, status, code in _BODIES:
-            head = _post(body) if body or status == 400 else _post(b"", b"x-odd: 1").replace(b"content-length: 0", b"content-length: 100000000")
+            head = (
+                _post(body)
+                if body or status == 400
+                else _post(b"", b"x-odd: 1").replace(b"content-length: 0", b"content-length: 100000000")
+            )
             async with line(proxy.port) as caller:
                 sending = asyncio.create_task(caller.send(head + (b"" if status == 400 else b"a" * 40 * MIB)))
                 try:
@@ -272,7 +274,11 @@ _HOP: tuple[tuple[str, bytes, int], ...] = (
     ("Max-Forwards", b"max-forwards: 0", 200),
     ("Cookie", b"cookie: session=1", 200),
     ("an override of the method", b"x-http-method-override: DELETE", 200),
-    ("Upgrade", b"connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\nsec-websocket-version: 13", 400),
+    (
+        "Upgrade",
+        b"connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\nsec-websocket-version: 13",
+        400,
+    ),
     ("Upgrade to h2c", b"connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__", 400),
 )
 _LEFT = {"host", "authorization", "content-type", "content-length", "accept-encoding", "via", "x-request-id", "traceparent"}
@@ -305,7 +311,9 @@ async def hop_by_hop(rig: Rig) -> str:
             (b"CONNECT", b"model:443", 404),
             (b"CONNECT", b"169.254.169.254:80", 404),
         ):
-            reply = await told(proxy.port, request(b"x-odd: " + CANARY, b"max-forwards: 0", line=b"%b %b HTTP/1.1" % (method, target), body=b""))
+            reply = await told(
+                proxy.port, request(b"x-odd: " + CANARY, b"max-forwards: 0", line=b"%b %b HTTP/1.1" % (method, target), body=b"")
+            )
             assert reply is not None
             assert reply.status == status, (method, target, reply)
             assert CANARY not in reply.body
@@ -324,7 +332,10 @@ async def crowded(rig: Rig) -> str:
     count = min(count, (hard if hard != resource.RLIM_INFINITY else count * 4) - 200)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, count + 200)), hard))
     try:
-        async with FakeUpstream(default=STREAM[:2] + [UntilClosed()]) as upstream, rig.proxy(upstream, alone=True, growth=_ENCODINGS) as proxy:
+        async with (
+            FakeUpstream(default=STREAM[:2] + [UntilClosed()]) as upstream,
+            rig.proxy(upstream, alone=True, timeouts=_PATIENT, growth=_ENCODINGS) as proxy,
+        ):
             resource.prlimit(proxy.pid, resource.RLIMIT_NOFILE, (most, most))
             async with line(proxy.port) as running:
                 await running.send(_streamed())
@@ -413,5 +424,3 @@ async def websockets(rig: Rig) -> str:
             assert {reply.status for reply in replies if reply is not None} == {403}
         assert upstream.received_bytes == 0
     return f"{3 * 2 * len(frames)} openings and a flood of {count}; nothing was upgraded"
-
-

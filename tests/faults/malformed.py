@@ -20,7 +20,11 @@ CHUNKS = b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
 
 
 def request(
-    *fields: bytes, line: bytes = b"POST " + PATH + b" HTTP/1.1", host: bytes | None = b"host: model", body: bytes = BODY, end: bytes = b"\r\n"
+    *fields: bytes,
+    line: bytes = b"POST " + PATH + b" HTTP/1.1",
+    host: bytes | None = b"host: model",
+    body: bytes = BODY,
+    end: bytes = b"\r\n",
 ) -> bytes:
     """A request of these fields, in the order in which they come; key and type go before them."""
     lines = [line, *([host] if host else []), _KEY, _TYPE, *fields, b"", b""]
@@ -135,7 +139,9 @@ REQUESTS: Mapping[str, bytes] = {
     "20,000 small fields": request(*[b"x: 1"] * 20_000, _LENGTH),
     "expects something else": request(b"expect: 200-ok", _LENGTH),
     "upgrade with a body": request(b"upgrade: websocket", b"connection: upgrade", _LENGTH),
-    "upgrade to HTTP/2": request(b"upgrade: h2c", b"connection: upgrade, http2-settings", b"http2-settings: AAMAAABkAAQAAP__", _LENGTH),
+    "upgrade to HTTP/2": request(
+        b"upgrade: h2c", b"connection: upgrade, http2-settings", b"http2-settings: AAMAAABkAAQAAP__", _LENGTH
+    ),
     "type missing": request(_LENGTH).replace(_TYPE + b"\r\n", b""),
     "body compressed, it says": request(b"content-encoding: gzip", _LENGTH),
     # the request line

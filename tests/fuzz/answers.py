@@ -153,7 +153,9 @@ def _compare(data: bytes, got: bytes, *, head_only: bool, ended: bool, freed: bo
         status = int(match[2])
         if status >= 200:
             break
-    of = {name: [f[2] for f in fields if f is not None and f[1].lower() == name] for name in (b"content-length", b"transfer-encoding")}
+    of = {
+        name: [f[2] for f in fields if f is not None and f[1].lower() == name] for name in (b"content-length", b"transfer-encoding")
+    }
     lengths, codings = of[b"content-length"], of[b"transfer-encoding"]
     assert len(lengths) + len(codings) <= 1
     if head_only or status in (204, 304):

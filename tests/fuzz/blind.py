@@ -16,7 +16,26 @@ from pathlib import Path
 from tests.fuzz.targets import TARGETS, Target, stored
 
 _LOOK = 256  # inputs between two looks at the clock
-_WORDS = (b"\r\n", b"\n", b"\0", b" ", b'"', b"\\", b"{", b"}", b"[", b"]", b",", b":", b"0", b"-1", b"1e309", b"null", b"\xff", b"\xed\xa0\x80")
+_WORDS = (
+    b"\r\n",
+    b"\n",
+    b"\0",
+    b" ",
+    b'"',
+    b"\\",
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b",",
+    b":",
+    b"0",
+    b"-1",
+    b"1e309",
+    b"null",
+    b"\xff",
+    b"\xed\xa0\x80",
+)
 
 
 def main() -> int:
@@ -41,10 +60,21 @@ def main() -> int:
     return 1 if broke else 0
 
 
+def tried(name: str, count: int, *, seed: int = 1) -> int:
+    """Try so many, the same ones for one seed. Errors: whatever an input broke."""
+    target, chance = TARGETS[name], random.Random(seed)
+    one, pool = target.one(), [*target.seeds(), *(data for _, data in stored(name))]
+    for _ in range(count):
+        one(_another(target, pool, chance))
+    return count
+
+
 def _another(target: Target, pool: list[bytes], chance: random.Random) -> bytes:
     data = chance.choice(pool)
     if target.mutation is not None:
-        changed: bytes = import_module(target.mutation).changed(data, chance.getrandbits(48), others=pool[:8], most=target.most_bytes)
+        changed: bytes = import_module(target.mutation).changed(
+            data, chance.getrandbits(48), others=pool[:8], most=target.most_bytes
+        )
         return changed
     for _ in range(chance.choice((1, 1, 2, 3, 6))):
         data = _bits(data, pool, chance)

@@ -87,7 +87,9 @@ class _Door:
                 told.append((None, f"{error.status} {error.code} {error.param} {error.message}"))
                 continue
             call = trip.call
-            told.append((call, f"{call.model} {call.cap} {call.choices} {call.units} {call.stream} {call.tools} {call.held_nanousd}"))
+            told.append(
+                (call, f"{call.model} {call.cap} {call.choices} {call.units} {call.stream} {call.tools} {call.held_nanousd}")
+            )
         return told
 
 

@@ -36,7 +36,6 @@ from tests.fuzz.strict import Read, read_all
 from tests.fuzz.turns import TurnLoop
 from tests.house import UPSTREAM_KEY, hash_of
 
-
 CAP = 100
 POLICY = f"""version: 1
 upstreams:

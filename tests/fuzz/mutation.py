@@ -43,7 +43,7 @@ FIELDS = (
     b"x-request-id: a b",
     b"x-user: ada",
     b"x-user: \xff\xfe",
-    b"idempotency-key: \"a\"",
+    b'idempotency-key: "a"',
     b"last-event-id: 1",
     b"prefer: respond-async",
     b"te: trailers",
@@ -207,7 +207,14 @@ def _chunked(data: bytes, chance: random.Random) -> bytes:
     pieces = [piece for piece in (body[:at], body[at:]) if piece]
     chunks = b"".join(b"%x%b\r\n%b\r\n" % (len(p), chance.choice((b"", b"", b";a=b")), p) for p in pieces)
     trailer = chance.choice((b"", b"", b"x: y\r\n", b"content-length: 3\r\n", b"x : y\r\n"))
-    return _LENGTH.sub(b"transfer-encoding: chunked", head + b"\r\n", count=1)[:-2] + b"\r\n\r\n" + chunks + b"0\r\n" + trailer + b"\r\n"
+    return (
+        _LENGTH.sub(b"transfer-encoding: chunked", head + b"\r\n", count=1)[:-2]
+        + b"\r\n\r\n"
+        + chunks
+        + b"0\r\n"
+        + trailer
+        + b"\r\n"
+    )
 
 
 def _odd_chunk(data: bytes, chance: random.Random) -> bytes:

@@ -126,7 +126,9 @@ def _fields(data: bytes) -> None:
     assert sent[-3:] == ours
     allowed = {"accept", "content-type", "user-agent", "openai-beta", "priority", "x-client-request-id", "x-extra"}
     assert all(name in allowed or name.startswith("x-stainless-") for name in names[:-3]), names
-    assert not any(line.startswith(("set-cookie", "openai-organization", "x-ratelimit")) for line in towards_client(headers, request_id=None))
+    assert not any(
+        line.startswith(("set-cookie", "openai-organization", "x-ratelimit")) for line in towards_client(headers, request_id=None)
+    )
 
 
 def _json(data: bytes) -> Any:
@@ -139,7 +141,9 @@ def _json(data: bytes) -> Any:
 _READERS: tuple[Callable[[bytes], None], ...] = (_request_id, _trace, _key, _path, _usage, _said, _plain, _form, _fields)
 _PART = b'--b\r\ncontent-disposition: form-data; name="%b"\r\n\r\n%b\r\n'
 _FORM = (
-    b'multipart/form-data; boundary=b\n' + _PART % (b"model", b"whisper-1") + _PART % (b"stream", b"true")
+    b"multipart/form-data; boundary=b\n"
+    + _PART % (b"model", b"whisper-1")
+    + _PART % (b"stream", b"true")
     + b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\nContent-Type: audio/wav\r\n\r\nRIFF\r\n--b--\r\n'
 )
 SEEDS = (

@@ -73,7 +73,9 @@ def _fuzzed(name: str, folder: Path, arguments: argparse.Namespace) -> tuple[int
         match = _RUNS.search(said)
         tried += int(match[1]) if match else 0
         if fuzzing.process.returncode:
-            broke += [_kept(name, path) for path in fuzzing.folder.glob("broke-*")] or [f"a process that ended with: {said[-2000:]}"]
+            broke += [_kept(name, path) for path in fuzzing.folder.glob("broke-*")] or [
+                f"a process that ended with: {said[-2000:]}"
+            ]
             print(said[-3000:], file=sys.stderr)
     if arguments.keep and not arguments.blind:
         _merge(name, folder, [str(fuzzing.folder / "new") for fuzzing in running] + [str(seeds)])

@@ -23,7 +23,10 @@ SEEDS = (
     b": a comment\n\nretry: 10\n\nid: 1\nevent: x\ndata: 1\ndata: 2\n\n" + b"".join(STREAM),
     b"".join(STREAM).replace(b'"prompt_tokens":9', b'"prompt_tokens":-9'),
     b"".join(STREAM).replace(b'"prompt_tokens":9', b'"prompt_tokens":9.5').removesuffix(b"\n\n"),
-    b'data: {"choices":[{"index":1,"delta":{"tool_calls":[{"function":{"name":"f","arguments":"{}"}}]}}]}\n\n' + _FINISH + STREAM[3] + STREAM[4],
+    b'data: {"choices":[{"index":1,"delta":{"tool_calls":[{"function":{"name":"f","arguments":"{}"}}]}}]}\n\n'
+    + _FINISH
+    + STREAM[3]
+    + STREAM[4],
     event("image_generation.completed", 1, usage={"input_tokens": 1, "output_tokens": 2}) * 2,
     event("response.failed", 1, response={"status": "failed", "error": {"message": "x"}}),
     event("error", 9007199254740993, message="x", code=None),

@@ -35,7 +35,10 @@ def test_every_folder_of_the_corpus_is_of_a_target() -> None:
 @pytest.mark.parametrize(
     ("sent", "bodies"),
     [
-        (b"POST /a HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nokPOST /b HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n", [b"ok", b""]),
+        (
+            b"POST /a HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\nokPOST /b HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n",
+            [b"ok", b""],
+        ),
         (b"POST /a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n2;a\r\nok\r\n0\r\nb: c\r\n\r\n", [b"ok"]),
         (b"POST /a HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\nok", [None]),
         (b"POST /a HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", []),
