@@ -63,7 +63,7 @@ async def half_closed(rig: Rig) -> str:
 @row(
     "B5",
     "requests that are malformed or ambiguous",
-    "400 of our own or a policy's refusal, nothing of it echoed, no byte upstream; what nginx refuses is refused; what both take means the same",
+    "400 of our own or a policy's refusal, nothing of it echoed, no byte upstream; nginx takes no more; what both take means the same",
 )
 async def malformed(rig: Rig) -> str:
     async with FakeUpstream(default=OK) as upstream, FakeUpstream(default=OK) as far, rig.proxy(upstream) as proxy:
@@ -162,7 +162,7 @@ async def bombs(rig: Rig) -> str:
 @row(
     "B8",
     "one-byte chunks by the million, chunk extensions and trailers without end",
-    "a body in a million chunks is one body; extensions and trailers beyond 32 KiB are 400 (what fits into one read may pass, and is dropped)",
+    "a body in a million chunks is one body; extensions and trailers beyond 32 KiB are 400 (or dropped, if they came in one read)",
 )
 async def crumbs(rig: Rig) -> str:
     count = rig.times(short=100_000, long=1_000_000)
@@ -287,7 +287,7 @@ _LEFT = {"host", "authorization", "content-type", "content-length", "accept-enco
 @row(
     "B25",
     "Connection that names our fields, TE, Upgrade, Max-Forwards, TRACE, CONNECT",
-    "hop-by-hop fields stay here and ours cannot be struck out; 400 for an upgrade; 404 or 405 for TRACE, CONNECT and OPTIONS, echoing nothing",
+    "hop-by-hop fields stay here and ours cannot be struck out; 400 for an upgrade; 404 or 405 for TRACE, CONNECT, OPTIONS",
 )
 async def hop_by_hop(rig: Rig) -> str:
     async with FakeUpstream(default=OK) as upstream, rig.proxy(upstream) as proxy:
@@ -324,7 +324,7 @@ async def hop_by_hop(rig: Rig) -> str:
 @row(
     "B26",
     "more connections than there are descriptors",
-    "those that run go on; those beyond wait or are ended, and none gets a wrong answer; the loop does not spin, and all is well once some go",
+    "those that run go on; those beyond wait or are ended, and none gets a wrong answer; no spinning; all is well once some go",
 )
 async def crowded(rig: Rig) -> str:
     most, count = 256, rig.times(short=400, long=10_000)
@@ -333,7 +333,7 @@ async def crowded(rig: Rig) -> str:
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, count + 200)), hard))
     try:
         async with (
-            FakeUpstream(default=STREAM[:2] + [UntilClosed()]) as upstream,
+            FakeUpstream(default=[*STREAM[:2], UntilClosed()]) as upstream,
             rig.proxy(upstream, alone=True, timeouts=_PATIENT, growth=_ENCODINGS) as proxy,
         ):
             resource.prlimit(proxy.pid, resource.RLIMIT_NOFILE, (most, most))
@@ -359,7 +359,7 @@ async def crowded(rig: Rig) -> str:
             await proxy.call_lines(2)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return f"{len(crowd):,} connections at a limit of {most} descriptors; {spun * 100:.0f} % of a core meanwhile; served again once they went"
+    return f"{len(crowd):,} connections at a limit of {most} descriptors; {spun * 100:.0f} % of a core; served again once they went"
 
 
 def _streamed() -> bytes:

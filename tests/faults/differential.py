@@ -27,7 +27,7 @@ LENIENT = {
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What came of a request. reply: the first answer; sent: what reached the upstream; grew: bytes that did; closed: the connection ended."""
+    """What came of a request. reply: the first answer; sent: what reached the upstream; grew: bytes; closed: its connection."""
 
     reply: Reply | None
     sent: list[Received]

@@ -1,4 +1,4 @@
-"""A target of the fuzzer inside a row: a few hundred inputs beside the process in the short form, and for a while on its own in the long one."""
+"""A target of the fuzzer inside a row: some inputs in the short form, and for a while in the long one."""
 
 import asyncio
 import subprocess

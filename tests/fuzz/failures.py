@@ -13,7 +13,7 @@ _HOST = "gateway-7.models.example.internal"
 SECRETS = (UPSTREAM_KEY, f"http://{_HOST}:8443/v1", f"{_HOST}:8443", _HOST)
 _STATUSES = (400, 401, 403, 404, 409, 413, 422, 429, 302, 500, 503, 600, 100)
 SEEDS = (
-    b'\0{"error":{"message":"Incorrect API key provided: @.","type":"invalid_request_error","param":"messages[0]","code":"invalid_api_key"}}',
+    b'\0{"error":{"message":"Incorrect API key provided: @.","type":"invalid_request_error","param":"a[0]","code":"invalid_api_key"}}',
     b'\2{"error":"@ is not known"}',
     b'\7{"detail":"slow down, @","message":null}',
     b'\7{"error":{"message":"limit of organization org-Ab12Cd34Ef56 at @ ... sk-proj-***abc","code":"@","type":"@","param":"@"}}',

@@ -1,8 +1,8 @@
 """Fuzzing, for a while: `make fuzz`, or `make fuzz SECONDS=600 TARGETS="edge streams" PROCESSES=2`. Says what was tried and what broke.
 
-Coverage guides it (atheris, which is libFuzzer for Python); --blind changes the corpus without it, five times as often. Inputs begin with the seeds and the corpus; the new ones that reach something
-new are thrown away with --keep left out, and else reduced and added to the corpus. An input that breaks something is kept in any case,
-as corpus/TARGET/broke-…, and is replayed by the suite from then on.
+Coverage guides it (atheris, which is libFuzzer for Python); --blind changes the corpus without it, five times as often. Inputs begin
+with the seeds and the corpus; with --keep the corpus becomes the smallest set of inputs that reaches all that any of them reached.
+An input that breaks something is kept in any case, as corpus/TARGET/broke-…, and is replayed by the suite from then on.
 """
 
 import argparse

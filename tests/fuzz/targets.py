@@ -16,7 +16,7 @@ CORPUS = Path(__file__).parent / "corpus"
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """module: has `one`, which is handed an input, and `SEEDS`. mutation: has `changed`; without, bits are changed. most_bytes: of an input."""
+    """module: has `one`, which is handed an input, and `SEEDS`. mutation: has `changed`; else bits are."""
 
     module: str
     about: str
