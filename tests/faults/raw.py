@@ -28,7 +28,7 @@ class Reply:
     @property
     def code(self) -> str | None:
         """The error's code, None where it is no error of ours."""
-        return orjson.loads(self.body)["error"]["code"] if self.status >= 400 and self.body else None
+        return orjson.loads(self.body)["error"]["code"] if self.status >= 400 and self.body.startswith(b"{") else None
 
 
 @dataclass(slots=True)
