@@ -12,8 +12,10 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
+from tests.fuzz.reduce import reduced
 from tests.fuzz.targets import CORPUS, TARGETS, stored
 
 _ROOT = Path(__file__).parents[2]
@@ -78,7 +80,7 @@ def _fuzzed(name: str, folder: Path, arguments: argparse.Namespace) -> tuple[int
             ]
             print(said[-3000:], file=sys.stderr)
     if arguments.keep and not arguments.blind:
-        _merge(name, folder, [str(fuzzing.folder / "new") for fuzzing in running] + [str(seeds)])
+        _keep(name, [path.read_bytes() for fuzzing in running for path in (fuzzing.folder / "new").iterdir()])
     return tried, broke
 
 
@@ -104,19 +106,14 @@ def _kept(name: str, path: Path) -> str:
     return kept.name
 
 
-def _merge(name: str, folder: Path, sources: list[str]) -> None:
-    """Make the corpus the smallest set of inputs that reaches all that any of them does."""
-    small = folder / "small"
-    small.mkdir()
-    _started(name, [str(small), *sources, str(CORPUS / name)], folder, "-merge=1").communicate(timeout=1800)
-    seeds = set(TARGETS[name].seeds())
-    found = {path.name[:16]: path.read_bytes() for path in small.iterdir()}
-    for known, _ in stored(name):
-        if not known.startswith("broke-"):
-            (CORPUS / name / known).unlink()
-    for new, data in found.items():
-        if data not in seeds:
-            (CORPUS / name / new).write_bytes(data)
+def _keep(name: str, new: list[bytes]) -> None:
+    """Make the corpus of a target the smallest set of inputs that reaches all that these and it do."""
+    before = {known: data for known, data in stored(name) if not known.startswith("broke-")}
+    kept = reduced(TARGETS[name].one(), TARGETS[name].seeds(), [*before.values(), *new])
+    for known in before:
+        (CORPUS / name / known).unlink()
+    for data in kept:
+        (CORPUS / name / sha256(data).hexdigest()[:16]).write_bytes(data)
 
 
 if __name__ == "__main__":
