@@ -87,7 +87,7 @@ DECLARED: Mapping[str, Declaration] = {
         "counter",
         "Tries of a call beyond its first at an upstream, by why the one before failed.",
         ("upstream", "reason"),
-        most=200,
+        most=100,
     ),
     "tollhouse_upstream_retries_withheld_total": Declaration(
         "counter", "Tries that an upstream's share of retries did not allow.", ("upstream",), most=50
