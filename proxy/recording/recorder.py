@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from proxy.clock import Clock
 from proxy.deadlines import ABANDONED, Watch
@@ -26,11 +26,13 @@ from proxy.recording.reader import copy, gap, news
 from proxy.recording.recording import Facts, Owner, Recording, State
 from proxy.recording.sink import RecordingSink
 from proxy.recording.statement import statement
-from proxy.recording.vault import Vault
 from proxy.relay import Sink
 from proxy.trip import Arrival, Trip
 from proxy.wire.request import RequestHead
 from proxy.wire.surfaces import RECORDED
+
+if TYPE_CHECKING:  # it brings what seals, which only those need who have a key for the disk
+    from proxy.recording.vault import Vault
 
 TICK_S = 1.0
 _ID_BYTES = 16  # 128 bits: nobody guesses one
@@ -106,7 +108,7 @@ class _Running:
 class Recorder:
     """All recorded calls of the process. vault: None keeps them in memory only."""
 
-    def __init__(self, *, clock: Clock, random: Callable[[int], bytes], told: Told, vault: Vault | None = None) -> None:
+    def __init__(self, *, clock: Clock, random: Callable[[int], bytes], told: Told, vault: "Vault | None" = None) -> None:
         self._clock = clock
         self._random = random
         self.told = told

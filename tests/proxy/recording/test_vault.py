@@ -2,6 +2,8 @@
 
 import asyncio
 import base64
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from tests.proxy.recording.records import FACTS, STREAM, event, recording
 from tests.proxy.recording.test_recorder import PATH, SEEN, STREAMED, asking, get, holding, house, task
 from tests.whole.conversation import ANSWER
 from tests.whole.conversation import STREAM as EVENTS
+from tests.whole.process import environment
 
 KEY, OTHER = bytes(range(32)), bytes(range(1, 33))
 NOW_S = 1_800_000_000.0
@@ -202,3 +205,28 @@ def test_a_key_that_is_none_is_a_mistake_of_the_settings(key: str) -> None:
 def test_no_setting_shows_the_key() -> None:
     assert "AAEC" not in repr(read_settings(ENV, {}))
     assert repr(KEY)[2:20] not in repr(read_settings(ENV, {}))
+
+
+def test_without_the_package_that_seals_the_process_says_what_to_do(tmp_path: Path) -> None:
+    """As where Tollhouse was installed without its extra: the import fails before anything is served."""
+    blocked = "import sys; sys.modules['cryptography'] = None; from proxy.__main__ import main; sys.exit(main())"
+    ended = subprocess.run(
+        [sys.executable, "-c", blocked, "serve", "--pretend"],
+        env=environment(tmp_path, {**ENV, "TOLLHOUSE_LISTEN": "127.0.0.1:0", "TOLLHOUSE_ADMIN_LISTEN": "127.0.0.1:0"}),
+        capture_output=True,
+        encoding="utf-8",
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == 2
+    assert ended.stderr == (
+        "tollhouse: TOLLHOUSE_RECORD_KEY: the package `cryptography` is missing: pip install 'tollhouse[record]', or leave the key out\n"
+    )
+
+
+def test_in_memory_nothing_is_sealed_and_the_package_is_not_needed(tmp_path: Path) -> None:
+    blocked = "import sys; sys.modules['cryptography'] = None; import proxy.recording.desk; print('in memory')"
+    ended = subprocess.run(
+        [sys.executable, "-c", blocked], env=environment(tmp_path), capture_output=True, encoding="utf-8", timeout=60, check=False
+    )
+    assert (ended.stdout, ended.stderr) == ("in memory\n", "")
