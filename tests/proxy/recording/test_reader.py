@@ -6,12 +6,15 @@ TOLLHOUSE_TEST_CUTS says how many random cuts there are; 10,000 take some second
 import asyncio
 import os
 import random
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
 from proxy.errors import ProxyError
 from proxy.recording.reader import BEAT, copy, events
 from proxy.recording.recording import Recording
+from tests.proxy.downstream.door import turns
 from tests.proxy.recording.records import FACTS, JSON, STREAM, Taken, event, recording, watch
 
 CUTS = int(os.environ.get("TOLLHOUSE_TEST_CUTS", "10000"))
@@ -207,6 +210,35 @@ async def test_the_events_of_an_answer_that_is_no_stream_are_one() -> None:
     await events(made, sink, watch(), OWN, after=0)
     assert sink.body == b'id: %b.1\ndata: {\ndata: "a": 1}\n\n' % made.id.encode()
     assert sink.ended
+
+
+class Quiet:
+    """What carries on a call under `heartbeat`, whose readers hear something every hundredth of a second."""
+
+    def stop(self, why: str) -> None:
+        raise AssertionError("nobody stops it")
+
+    def beat_s(self) -> float | None:
+        return 0.01
+
+    def progress(self) -> Mapping[str, Any]:
+        return {}
+
+
+@pytest.mark.parametrize("ids", [False, True])
+async def test_who_waits_for_the_next_event_hears_that_we_are_there(ids: bool) -> None:
+    made, sink = recording(), Taken()
+    made.carrier = Quiet()
+    made.begin(STREAM)
+    made.add(event(1))
+    reading = asyncio.create_task(copy(made, sink, watch(), OWN, ids=ids))
+    await turns(lambda: sink.body.count(BEAT) >= 2)
+    made.add(event(2))
+    made.finish()
+    await reading
+    said = sink.body.replace(BEAT, b"")
+    assert said.replace(b"id: %b.1\n" % made.id.encode(), b"").replace(b"id: %b.2\n" % made.id.encode(), b"") == event(1) + event(2)
+    assert b"".join(made.all_pieces()) == event(1) + event(2), "what one reader hears is in nobody's recording"
 
 
 async def test_a_sign_of_life_is_a_comment_without_a_blank_line() -> None:
