@@ -23,7 +23,7 @@ from proxy.downstream.known import KnownHead, parts_of
 from proxy.downstream.outlet import Outlet
 from proxy.downstream.owner import Owner
 from proxy.downstream.peer import address, is_loopback
-from proxy.downstream.rules import MOST_FIELDS, MOST_HEAD_BYTES, Rejection, fault_of, late, malformed, too_large
+from proxy.downstream.rules import MOST_FIELDS, MOST_HEAD_BYTES, OTHER_PROTOCOL, Rejection, fault_of, late, malformed, too_large
 from proxy.downstream.sink import HttpSink
 from proxy.wire.names import LowerNames
 from proxy.wire.request import RequestHead
@@ -167,6 +167,9 @@ class ClientConnection(asyncio.Protocol):
         self._begun = 0
         self._read_bytes = len(data)
         self._framing_bytes += len(data)
+        if fresh and OTHER_PROTOCOL.match(data):
+            self._reject(malformed())
+            return
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserCallbackError:

@@ -17,6 +17,9 @@ MOST_FIELDS = 100
 # A name or an address, and a port. Whoever reads more into it than that may be led elsewhere by it.
 _HOST = re.compile(r"(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?\Z")
 
+# llhttp takes the versions of RTSP for those of HTTP, and does not say which it saw.
+OTHER_PROTOCOL = re.compile(rb"\s*[A-Z]+ +\S+ +RTSP/")
+
 # The reasons, as in the metric.
 REASONS = (
     "malformed",

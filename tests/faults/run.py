@@ -1,4 +1,5 @@
-"""The fault matrix, played row by row: `make faults`, or `make faults ROWS="A1 B2"`. Prints the table, and writes RESULTS.md if all ran.
+"""The fault matrix, played row by row: `make faults`, or `make faults ROWS="A1 B2"`. Prints the table, and writes RESULTS.md and the
+README's table if all ran.
 
 A row fails when what must happen does not, when an invariant is broken, or when another tenant's calls got slower than I5 allows.
 """
@@ -17,6 +18,8 @@ from tests.faults.row import Row, rows
 
 RESULTS = Path(__file__).parent / "RESULTS.md"
 _ROOT = Path(__file__).parents[2]
+README = _ROOT / "README.md"
+BEGIN, END = "<!-- faults: made by `make faults` -->", "<!-- end of faults -->"
 MOST_RATIO = 2.0
 _TRIES = 3  # of a row in which only I5 failed: other processes on the machine slow calls too
 
@@ -51,6 +54,9 @@ def main() -> int:
     print(f"\n{len(results) - len(failed)} of {len(results)} rows passed{': not ' + ', '.join(failed) if failed else ''}.")
     if not arguments.ids:
         RESULTS.write_text(_document(results, short=arguments.short), "utf-8")
+        text = README.read_text("utf-8")
+        begin, end = text.index(BEGIN), text.index(END)
+        README.write_text(f"{text[:begin]}{BEGIN}\n{_summary(results, short=arguments.short)}{text[end:]}", "utf-8")
     return 1 if failed else 0
 
 
@@ -78,11 +84,22 @@ def _played(row: Row, *, short: bool) -> Result:
 def _tested(tests: tuple[str, ...]) -> str:
     """Run tests of the suite. Errors: AssertionError with pytest's last line."""
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-n", "2", *tests], cwd=_ROOT, capture_output=True, encoding="utf-8", check=False
+        [sys.executable, "-m", "pytest", "-n", "2", *tests], cwd=_ROOT, capture_output=True, encoding="utf-8", check=False
     )
     last = run.stdout.strip().splitlines()[-1] if run.stdout.strip() else run.stderr.strip()
     assert run.returncode == 0, last
     return last.strip("= ").replace(" in ", " of the suite in ")
+
+
+def _summary(results: list[Result], *, short: bool) -> str:
+    """The README's table."""
+    passed, form = sum(r.passed for r in results), "short" if short else "long"
+    head = f"{passed} of {len(results)} rows passed, {form} form, {datetime.now(UTC):%Y-%m-%d}."
+    lines = [head, "", "| row | fault | what must happen | |", "|---|---|---|---|"]
+    for r in results:
+        cells = (r.row.id, r.row.fault, r.row.required, "passed" if r.passed else "**failed**")
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def _document(results: list[Result], *, short: bool) -> str:

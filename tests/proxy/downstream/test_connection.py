@@ -245,6 +245,15 @@ async def test_what_is_no_request_is_told_so_and_goes_no_further(sent: bytes, st
     assert (door.begun, door.rejected) == ([], [reason])
 
 
+async def test_a_request_of_rtsp_is_none() -> None:
+    """llhttp does not tell it apart; behind another request or in pieces it passes for one of HTTP, and means the same."""
+    async with Door() as door, door.caller() as caller:
+        await caller.send(b"GET / RTSP/1.0\r\nhost: x\r\n\r\n")
+        assert (await caller.answer()).status == 400
+        assert await caller.ended() == b""
+    assert (door.begun, door.rejected) == ([], ["malformed"])
+
+
 @pytest.mark.parametrize(("sent", "status", "reason"), REJECTED.values(), ids=REJECTED.keys())
 async def test_what_is_no_request_is_told_so_behind_the_answer_to_a_good_one(sent: bytes, status: int, reason: str) -> None:
     async with Door() as door, door.caller() as caller:
