@@ -18,6 +18,14 @@ _LENGTH = b"content-length: %d" % len(BODY)
 _ODD = b"x-odd: %b" % CANARY
 CHUNKS = b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
 
+# What a WebSocket begins with.
+OPENING = (
+    b"connection: Upgrade",
+    b"upgrade: websocket",
+    b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==",
+    b"sec-websocket-version: 13",
+)
+
 
 def request(
     *fields: bytes,

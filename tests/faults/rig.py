@@ -19,6 +19,7 @@ from typing import Any
 import orjson
 
 from tests.fakes import FakeUpstream, Step, json_answer, sse_answer
+from tests.faults.bystander import UNCOUNTED
 from tests.faults.guard import ANSWER, APP_KEY, MIB, OTHER_KEY, PROMPT, Guard
 from tests.house import UPSTREAM_KEY, hash_of
 from tests.whole.conversation import chunk
@@ -99,6 +100,7 @@ class Rig:
                 text = _policy(url, other.port, timeouts=timeouts, options=options, rules=rules, more=more, limit_usd=limit_usd)
                 async with Proxy(folder, text, env={"TOLLHOUSE_DRAIN_S": "2", **(env or {})}, within=within) as proxy:
                     proxy.guard = Guard(proxy, folder, limit_usd=limit_usd)
+                    await proxy.ready_to_count()
                     if not alone:
                         await other.begin(proxy.port)
                     proxy.other = other
@@ -126,6 +128,14 @@ class Proxy(Serving):
         """The fault begins here: what is open, used and slow by now was so without it. Again once a first call has loaded what it takes."""
         await self.guard.baseline()
         self.began = len(self.other.lines)
+
+    async def ready_to_count(self) -> None:
+        """Wait for the encoding that a server loads behind its start, or its memory would seem to be the fault's."""
+        body = b'{"model":"%b","messages":[{"role":"user","content":"Hello"}],"max_tokens":5}' % UNCOUNTED.encode()
+        headers = {"authorization": f"Bearer {OTHER_KEY}", "content-type": "application/json"}
+        status, _, _ = await self.post(PATH, body, headers)
+        assert status == 200
+        await self.let_go()
 
     async def begin_counting(self, upstream: FakeUpstream) -> None:
         """`begin` after an answer without usage, which is counted: that loads an encoding and its thread for good."""
