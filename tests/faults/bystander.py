@@ -18,7 +18,9 @@ _ANSWER = (
     b'{"id": "1", "model": "bystander-1", "choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 5, "total_tokens": 10}}'
 )
 # For UNCOUNTED: without usage, so that Tollhouse must count it.
-_BARE = b'{"id": "1", "model": "bystander-uncounted", "choices": [{"index": 0, "message": {"role": "assistant", "content": "Hello"}}]}'
+_BARE = (
+    b'{"id": "1", "model": "bystander-uncounted", "choices": [{"index": 0, "message": {"role": "assistant", "content": "Hello"}}]}'
+)
 _REPLY = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
 
 

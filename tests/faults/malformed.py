@@ -39,6 +39,14 @@ def request(
     return end.join(lines) + body
 
 
+def post(target: bytes, body: bytes, *fields: bytes) -> bytes:
+    return request(b"content-length: %d" % len(body), *fields, line=b"POST %b HTTP/1.1" % target, body=body)
+
+
+def get(target: bytes, *fields: bytes, method: bytes = b"GET") -> bytes:
+    return request(*fields, line=b"%b %b HTTP/1.1" % (method, target), body=b"")
+
+
 def _at(target: bytes, method: bytes = b"POST") -> bytes:
     return request(_LENGTH, line=b"%b %b HTTP/1.1" % (method, target))
 
