@@ -60,7 +60,8 @@ async def half_closed(rig: Rig) -> str:
 @row(
     "B5",
     "requests that are malformed or ambiguous",
-    "400, 405, 408, 414, 417, 431 or 501 of our own or a policy's refusal, nothing of it echoed, no byte upstream; nginx takes no more; what both take means the same",
+    "400, 405, 414, 417, 431 or 501 of our own or a policy's refusal, nothing of it echoed, no byte upstream; nginx takes no more; "
+    "what both take means the same",
 )
 async def malformed(rig: Rig) -> str:
     async with FakeUpstream(default=OK) as upstream, FakeUpstream(default=OK) as far, rig.proxy(upstream) as proxy:

@@ -196,6 +196,7 @@ async def websockets(rig: Rig) -> str:
         async with rig.proxy(upstream.url, rules=_SOCKET_RULES, timeouts=PATIENT, growth=16 * MIB) as proxy:
             await _elsewhere(proxy)
             assert not upstream.links
+            await _early(proxy, upstream)
             try:
                 await _ended_by(proxy, upstream)
                 await proxy.begin()  # the first session loaded what it takes
@@ -226,10 +227,22 @@ async def _elsewhere(proxy: Proxy) -> None:
         request(*OPENING[:3], line=target, body=b""),
         request(*OPENING[:2], OPENING[3], line=target, body=b""),
         request(*OPENING, line=target.replace(b"GET", b"POST"), body=b""),
-        request(*OPENING, line=target, body=SOUND["length"]),  # what comes before the upgrade is agreed to is nobody's
     ):
         reply = await told(proxy.port, sent)
-        assert reply is None or reply.status in (400, 403, 405), reply
+        assert reply is not None
+        assert reply.status in (400, 403, 405), reply
+
+
+async def _early(proxy: Proxy, upstream: FakeSockets) -> None:
+    """What comes before the upgrade is agreed to is nobody's, be it a frame or a call."""
+    for number, body in enumerate((SOUND["length"], b"\x81\x82\0\0\0\0{}"), 1):
+        reply = await told(proxy.port, request(*OPENING, line=b"GET /v1/realtime?model=gpt-realtime HTTP/1.1", body=body))
+        assert reply is not None
+        assert (reply.status, reply.code) == (400, "bad_request"), reply
+        link = await upstream.linked(number)
+        async with asyncio.timeout(20):
+            await link.ended.wait()
+        assert not link.raw
 
 
 async def _session(proxy: Proxy, user: str) -> RawSocket:
@@ -237,10 +250,11 @@ async def _session(proxy: Proxy, user: str) -> RawSocket:
 
 
 async def _ended_by(proxy: Proxy, upstream: FakeSockets) -> None:
-    for number, (name, frame, code) in enumerate(_FRAMES, 1):
+    for name, frame, code in _FRAMES:
+        known = len(upstream.links)
         client = await _session(proxy, "frames")
         assert client.status == 101
-        link = await upstream.linked(number)
+        link = await upstream.linked(known + 1)
         client.writer.write(frame)
         ending = await client.ending()
         assert ending.code == code, f"{name}: {ending}"
@@ -253,8 +267,9 @@ async def _ended_by(proxy: Proxy, upstream: FakeSockets) -> None:
 
 async def _metered(proxy: Proxy, upstream: FakeSockets) -> int:
     """One turn after another until the budget does not fit the next. How many were answered."""
+    known = len(upstream.links)
     client = await _session(proxy, "spender")
-    link = await upstream.linked(len(_FRAMES) + 1)
+    link = await upstream.linked(known + 1)
     answered = 0
     while True:
         client.say({"type": "response.create", "event_id": f"mine-{answered}", "response": {"max_output_tokens": 50}})
@@ -266,8 +281,10 @@ async def _metered(proxy: Proxy, upstream: FakeSockets) -> int:
         assert answered * COST_NANOUSD <= 20_000_000, "more than the budget was let through"
     assert (said["error"]["code"], said["error"]["event_id"]) == ("budget_exceeded", f"mine-{answered}")
     assert sum(event["type"] == "response.create" for event in link.got) == answered, "what was refused reached the upstream"
+    before = len(link.raw)
     client.say({"type": "input_audio_buffer.clear"})  # the session goes on
-    await link.event("input_audio_buffer.clear")
+    await link.received(before + 1)
+    assert link.got[-1] == {"type": "input_audio_buffer.clear"}
     client.leave()
     return answered
 
