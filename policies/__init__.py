@@ -9,6 +9,7 @@ from policies.max_tokens import MaxTokens
 from policies.models import Models
 from policies.on_disconnect import OnDisconnect
 from policies.rate_limit import RateLimit
+from policies.record import Record
 from policies.request_size import RequestSize
 from policies.timeouts import Timeouts
 from policies.token_limit import TokenLimit
@@ -25,6 +26,7 @@ KINDS: tuple[type[Clause], ...] = (
     RequestSize,
     OnDisconnect,
     Heartbeat,
+    Record,
 )
 
 # What runs without a policy file.

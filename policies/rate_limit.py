@@ -12,8 +12,7 @@ from proxy.policy.values import PERIOD_S, By, Count, RatePeriod, check_by
 class RateLimit(Clause):
     """Calls in a time: `burst` at once, then steadily `requests` per `per`.
 
-    A realtime session is one call, however many turns it has; each answer of a session of responses is one.
-    """
+    A realtime session is one call, however many turns it has; each answer of a session of responses is one."""
 
     clause: ClassVar[str] = "rate_limit"
     stage: ClassVar[Stage] = Stage.ADMIT

@@ -17,6 +17,7 @@ from proxy.deadlines import Watch
 from proxy.entry import Entry, Order
 from proxy.errors import InvalidCall, NotAdmitted, Refusal
 from proxy.fitting import hold_less
+from proxy.grant import granted
 from proxy.guesses import Guesses
 from proxy.overload import SMALL_BYTES, Overload
 from proxy.policy.contract import NANOUSD, TOKENS, Unit
@@ -30,7 +31,7 @@ from proxy.wire.glance import Glance
 from proxy.wire.headers import presented_key, refuse_ambiguous
 from proxy.wire.hosted import offered
 from proxy.wire.request import RequestHead
-from proxy.wire.surfaces import PASSTHROUGH, ROOT, SOCKETS, canonical, surface_of, why_unmetered
+from proxy.wire.surfaces import PASSTHROUGH, RECORDED, ROOT, SOCKETS, TASKS, canonical, surface_of, why_unmetered
 from proxy.wire.upgrade import is_opening, key_among, protocols_of, read_query
 from proxy.wire.weight import LIGHT_BYTES, weigh
 from proxy.worst import MOST_CONTEXT, bound, hold_tools, unpriced
@@ -168,6 +169,7 @@ class Admission:
             # A browser lets any page open a WebSocket to this machine, and asks nobody.
             raise NotAdmitted("missing_api_key", "A page in a browser needs a key of its own to open a WebSocket.")
         boundary = _boundary(call.surface, headers) if call.surface.metered else None
+        wish, terms = granted(policies, call, headers)
         most_bytes, bounded_by = policies.body_limit(call.principal, call.path)
         entry = Entry(
             set=policies,
@@ -182,6 +184,8 @@ class Admission:
             small_bytes=min(most_bytes, SMALL_BYTES),
             bounded_by=bounded_by,
             query=read_query(query, model_required=call.surface.model_required) if opening else None,
+            wish=wish,
+            terms=terms,
         )
         if head.known:
             self._remember(head, entry)
@@ -298,6 +302,10 @@ def _surface(policies: PolicySet, path: str, method: str) -> Surface:
         raise _other_method(PASSTHROUGH)
     if surface is not None:
         raise _other_method(surface)
+    if path.startswith(TASKS + "/"):
+        if method in RECORDED.methods:
+            return RECORDED
+        raise _other_method(RECORDED)
     if not path.startswith(ROOT + "/"):
         raise InvalidCall("not_found", f"There is no such path; the API is below {ROOT}.")
     why = why_unmetered(path) or "This path has no meter."

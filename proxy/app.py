@@ -30,6 +30,7 @@ from proxy.edge import Edge
 from proxy.errors import StateUnavailable
 from proxy.guesses import Guesses
 from proxy.health import Health, Healths
+from proxy.herald import Herald
 from proxy.memory import Memory, bounds
 from proxy.overload import Overload
 from proxy.pager import Pager
@@ -38,10 +39,12 @@ from proxy.policy.contract import Clause
 from proxy.policy.document import PolicyFileError
 from proxy.policy.policyset import UpstreamConfig
 from proxy.policy.shelf import Shelf
+from proxy.records import Records
 from proxy.rejections import Rejections
 from proxy.settings import Settings, SettingsError
 from proxy.settlement import Settlement
 from proxy.signals import stop_signals
+from proxy.sinks import sinks_of
 from proxy.spenders import Spenders
 from proxy.standing import Standing
 from proxy.state.sqlite import SqliteStore
@@ -53,7 +56,7 @@ from proxy.upstream.client import HttpUpstream
 from proxy.upstream.tunnel import Proxies
 from proxy.vigil import Vigil
 from proxy.wire.headers import READ_OF_ANSWERS
-from proxy.wire.surfaces import PASSTHROUGH, SOCKETS, SURFACES
+from proxy.wire.surfaces import PASSTHROUGH, RECORDED, SOCKETS, SURFACES
 
 if TYPE_CHECKING:  # both bring aiohttp, 13 MiB and 0.2 s, which only those pay who page or pretend
     from proxy.courier import Courier
@@ -84,7 +87,7 @@ class App:
         self.pretend = pretend
         self.clock = SystemClock()
         chance = Chance()
-        surfaces = dict.fromkeys(s.name for s in (*SURFACES, *SOCKETS.values(), PASSTHROUGH))
+        surfaces = dict.fromkeys(s.name for s in (*SURFACES, *SOCKETS.values(), PASSTHROUGH, RECORDED))
         self.metrics = Metrics(version=__version__, clock=self.clock, surfaces=surfaces, rejections=REASONS)
         self.tokenizer = Tokenizer(on_fault=lambda said: log.event("tokens.unavailable", level="error", where=said))
         self.sweep = Sweep(loop)
@@ -99,7 +102,7 @@ class App:
             clock=self.clock,
             send=self._post,
             log=log,
-            count=lambda kind, result: self.metrics.pages.child(kind, result).inc(),
+            count=self._paged,
             random=chance,
             alarms=self.standing,
             top=spenders.top,
@@ -121,6 +124,10 @@ class App:
             shed=self.metrics.shed,
             gauge=self.metrics.overloaded,
         )
+        self.herald = Herald(
+            sinks=lambda: sinks_of(shelf.current.pages), send=self._post, clock=self.clock, log=log, count=self._paged
+        )
+        self.records = Records(clock=self.clock, random=chance, log=log, metrics=self.metrics, announce=self.herald.announce)
         self.settlement = Settlement(tokenizer=self.tokenizer, notify=self.pager.notify, spenders=spenders)
         self.pipeline = Pipeline(
             policies=lambda: shelf.current,
@@ -148,6 +155,7 @@ class App:
             random=chance,
             observer=accounts,
             overload=self.overload,
+            recorder=self.records.desk,
         )
         self.rejections = Rejections(log=log, metrics=self.metrics, loop=loop)
         self.edge = Edge(self.pipeline, rejected=self.rejections.add, most_connections=settings.max_connections or most)
@@ -203,6 +211,8 @@ class App:
             undo.push_async_callback(app._stop)
             app._recovered()
             app.activation.tell(None)
+            if settings.record_key is not None:
+                await app.records.open(settings.state_dir, settings.record_key)
             app.data_address = await _opened(app.edge.listener.listen, settings.listen, flag="--listen")
             app.admin_address = await _opened(app.admin.listener.listen, settings.admin_listen, flag="--admin-listen")
             app._background = [
@@ -247,6 +257,8 @@ class App:
     async def _stop(self) -> None:
         await self.edge.listener.close()
         await self.settlement.finish()
+        await self.records.close()
+        await self.herald.close()
         self.accounts.tell()
         self.rejections.close()
         for task in self._background:
@@ -269,6 +281,9 @@ class App:
                 name, base_url=config.base_url, fields=READ_OF_ANSWERS, tunnel=self.proxies.towards(config.base_url)
             )
         return known
+
+    def _paged(self, kind: str, result: str) -> None:
+        self.metrics.pages.child(kind, result).inc()
 
     async def _post(self, url: str, headers: Mapping[str, str], body: bytes) -> tuple[int, float | None]:
         """Send a page: see Courier.post. The first one loads what it takes, in a thread."""

@@ -14,6 +14,7 @@ from proxy.errors import InvalidCall, Overloaded, ProxyError, UpstreamError
 TICK_S = 0.1
 TOO_LARGE = "too large"  # what a watch expires of, beside its deadlines, where an answer has no end
 DRAIN = "drain"
+CANCELLED, ABANDONED = "cancelled", "abandoned"  # what ends a recorded call early
 
 
 class Watch:
@@ -168,6 +169,9 @@ def deadline_error(watch: Watch) -> ProxyError:
     if passed == DRAIN:
         message = "The proxy is shutting down and its grace is over (deadline: drain)."
         return Overloaded("draining", message, deadline=passed, close=True)
+    if passed in (CANCELLED, ABANDONED):
+        why = "was cancelled" if passed == CANCELLED else "was ended, since nobody read it"
+        return InvalidCall("call_cancelled", f"The recorded call {why}.", should_retry=False)
     if passed == "write_stall":
         return InvalidCall("client_stalled", "The client stopped reading (deadline: write_stall).", deadline=passed, close=True)
     if passed == TOO_LARGE:

@@ -6,12 +6,13 @@ from typing import NamedTuple
 from proxy.call import Call, Principal, Surface
 from proxy.health import Health
 from proxy.outline import Outlines
-from proxy.policy.contract import Charge, Unit
+from proxy.policy.contract import Charge, Terms, Unit
 from proxy.policy.policyset import Plan, PolicySet, UpstreamConfig, charges
 from proxy.state.contract import Holder
 from proxy.timeouts import Timeouts
 from proxy.upstream.contract import Ask, Upstream
 from proxy.wire.upgrade import Query
+from proxy.wire.wish import Wish
 
 MOST_ORDERS = 16  # of one head: an app has few models
 
@@ -44,6 +45,7 @@ class Entry:
     most_bytes, bounded_by: the most that a body may have, and the policy that says so, None for the proxy's own bound.
     small_bytes: up to which a body is taken as it is, without making room for it.
     query: of a WebSocket's opening. spares: what a call is not charged for again that is a turn of a session.
+    wish: what it asks of recordings, and is granted; None for nearly all. terms: under which it is recorded.
     ways: by name of the upstream, filled by dispatch. outlines: of bodies that came with the head. orders: by plan, filled by `order`.
     """
 
@@ -60,6 +62,8 @@ class Entry:
     bounded_by: str | None
     query: Query | None = None
     spares: frozenset[Unit] = frozenset()
+    wish: Wish | None = None
+    terms: Terms | None = None
     ways: dict[str, Way] = field(default_factory=dict)
     outlines: Outlines = field(default_factory=Outlines)
     orders: dict[Plan, Order] = field(default_factory=dict)

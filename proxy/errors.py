@@ -51,6 +51,18 @@ CODES: Mapping[str, Code] = {
     "upgrade_not_supported": Code(
         400, _REQUEST, "The connection cannot be upgraded, but to a WebSocket on the two paths that take one."
     ),
+    "invalid_idempotency_key": Code(400, _REQUEST, "The `Idempotency-Key` is empty, too long or not printable ASCII."),
+    "idempotency_key_reused": Code(422, _REQUEST, "The `Idempotency-Key` was used for another call: another path or body."),
+    "not_recorded": Code(400, "policy_error", "What the header asks for needs a recording, and no policy records this call."),
+    "invalid_event_id": Code(400, _REQUEST, "`Last-Event-ID` or `after` is no id of an event that was sent here."),
+    "task_not_found": Code(404, _REQUEST, "There is no such recording, no longer, or it is another caller's."),
+    "task_running": Code(409, _REQUEST, "The call has not ended yet; come back after `retry-after`."),
+    "task_interrupted": Code(410, "server_error", "The proxy stopped while the call ran; its answer is lost."),
+    "task_has_no_events": Code(409, _REQUEST, "The answer is neither a stream of events nor JSON; read the task's result."),
+    "event_not_reached": Code(409, _REQUEST, "The stream has not come to the event after which it should go on."),
+    "recording_gap": Code(410, _REQUEST, "What was asked for of a recording is no longer kept."),
+    "call_cancelled": Code(409, _REQUEST, "The recorded call was cancelled, by its caller or since nobody read it."),
+    "recording_limit_exceeded": Code(429, "rate_limit_error", "Too many recordings that run, or readers that wait, at once."),
     # who calls
     "missing_api_key": Code(401, _REQUEST, "No key was sent, and callers without one are not admitted."),
     "invalid_api_key": Code(401, _REQUEST, "The key is not known here."),

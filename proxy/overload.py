@@ -21,7 +21,7 @@ REASONS: tuple[Reason, ...] = ("memory", "calls", "loop", "connections")
 
 LOOK_S = 0.1
 FEW = 4  # calls that are let in whatever happens
-SMALL_BYTES = 16 << 10  # of body: a call whose body is not larger is counted as this much until it shows in what the process uses
+SMALL_BYTES = 64 << 10  # of body: a call whose body is not larger is counted as this much until it shows in what the process uses
 _TIMES = 4  # a body is there as it came, as it is read, as it is sent, and as it waits to be written: measured, 2.2 to 5
 _LATE_S = 1.0  # the loop is overloaded when it was this late twice in a row: once is a pause, of the process or of the machine
 _ON_TIME_S = 0.25

@@ -4,8 +4,9 @@
                               │       └───────┘       ▲
                               └─ every way out after this settles, once
 
-The rule a reader could break: from `reserve` on, whatever is raised or cancelled, `settle` runs to its end and the observer hears of
-the call after it.
+A call that is recorded is read and then carried on by a task of its own (`Carried`), from `shape` to `account`; whoever sent it reads the
+recording, as whoever comes later does. The rule a reader could break: from `reserve` on, whatever is raised or cancelled, `settle` runs to
+its end and the observer hears of the call after it.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
 from math import inf
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 from proxy.admission import Admission
 from proxy.allowance import allowance_lines, usd
@@ -45,13 +46,36 @@ _ID_BYTES = 12  # random ones of a request id
 _EVENTS = ("cache-control: no-cache", "x-accel-buffering: no")
 
 
-class Socket(Sink, Switch, Protocol):
-    """A client's: an answer goes to it, or it becomes another protocol's."""
+Fail = Callable[[Trip, ProxyError, Sink], Awaitable[None]]
+
+
+@dataclass(eq=False, slots=True)
+class Carried:
+    """A call that was entered and read. received: its body, for one to take. watch: over the task that carries it on from there."""
+
+    trip: Trip
+    received: tuple[bytes, int] | None
+    watch: Watch | None = None
+
+
+class CarryOn(Protocol):
+    async def __call__(self, arrival: Arrival, sink: Sink, *, carried: Carried) -> None:
+        """Answer a call that was read, as `Pipeline.run` does."""
+
+
+class Recorder(Protocol):
+    """Who answers calls whose head asks for a recording, and the pages of tasks."""
+
+    async def answer(self, carried: Carried, arrival: Arrival, sink: Sink, watch: Watch, carry_on: CarryOn) -> None:
+        """Errors: ProxyError; CancelledError and ConnectionError of a client that left, which ends nothing but its reading."""
 
 
 @dataclass(slots=True)
 class Pipeline:
-    """The engine. policies: the set that is current now; random: n → n random bytes. It keeps nothing of a call after the call."""
+    """The engine. policies: the set that is current now; random: n → n random bytes. It keeps nothing of a call after the call.
+
+    recorder: asked for when a call is the first to want it, so that nobody else pays for it.
+    """
 
     policies: Callable[[], PolicySet]
     admission: Admission
@@ -62,6 +86,7 @@ class Pipeline:
     random: Callable[[int], bytes]
     observer: Observer
     overload: Overload
+    recorder: Callable[[], Recorder]
     draining: bool = False
     inflight: int = 0
     departures: Departures = field(default_factory=Departures)
@@ -71,16 +96,19 @@ class Pipeline:
     def __repr__(self) -> str:
         return f"<Pipeline inflight={self.inflight} draining={self.draining}>"
 
-    async def run(self, arrival: Arrival, sink: Socket, fail: Callable[[Trip, ProxyError, Sink], Awaitable[None]]) -> None:
-        """Answer one request. fail: how the edge renders an error, before the head or after it.
+    async def run(self, arrival: Arrival, sink: Sink, fail: Fail, carried: Carried | None = None) -> None:
+        """Answer one request. fail: how the edge renders an error, before the head or after it. carried: of a call that was read before.
 
         Raises nothing but CancelledError, when the client has left. Whatever happens, the call is settled and accounted for.
         """
-        trip = self._begin(arrival)
         watch = self.sweep.watch()
+        if carried is None:
+            trip = self._begin(arrival)
+        else:
+            trip, carried.watch = carried.trip, watch
         self.inflight += 1
         try:
-            error = await self._attempt(trip, arrival, sink, watch)
+            error = await self._attempt(trip, arrival, sink, watch, fail, carried)
             if error is not None:
                 trip.failed(error)
                 watch.rearm("write_stall", _ERROR_WRITE_S)
@@ -117,6 +145,8 @@ class Pipeline:
             await self._idle.wait()
 
     def _account(self, trip: Trip) -> None:
+        if trip.handed_on:
+            return
         trip.ended_ns = self.clock.monotonic_ns()
         trip.call.fields = trip.call.unread = None  # what was asked need not wait for what is said of it
         self.observer.finished(trip)
@@ -129,28 +159,38 @@ class Pipeline:
         traceparent = continue_trace(head.headers.get("traceparent"), random=random[2 * _ID_BYTES :])
         return Trip(Call(request_id, head.method), traceparent, self.policies(), now_ns, now_ns())
 
-    async def _attempt(self, trip: Trip, arrival: Arrival, sink: Socket, watch: Watch) -> ProxyError | None:
+    async def _attempt(
+        self, trip: Trip, arrival: Arrival, sink: Sink, watch: Watch, fail: Fail, carried: Carried | None
+    ) -> ProxyError | None:
         """The call's way; what went wrong on it, or None. Errors: CancelledError and ConnectionError of a client that left."""
         try:
-            if self.inflight > self.overload.most_calls:
-                raise self._turned_away()
             admission = self.admission
-            entry = admission.enter(trip, arrival)
             received = None
-            if entry.surface.metered:
-                received = arrival.at_hand(entry.small_bytes)
-                if received is None:
-                    received = await admission.read(entry, arrival, watch)
+            if carried is None:
+                if self.inflight > self.overload.most_calls:
+                    raise self._turned_away()
+                entry = admission.enter(trip, arrival)
+                if entry.surface.metered:
+                    received = arrival.at_hand(entry.small_bytes)
+                    if received is None:
+                        received = await admission.read(entry, arrival, watch)
+                if entry.wish is not None:
+                    carried = Carried(trip, received)
+                    received = None  # a reader may read for long, and needs nothing of it
+                    await self.recorder().answer(carried, arrival, sink, watch, partial(self.run, fail=fail))
+                    return None
+            else:
+                received, carried.received = carried.received, None
             admission.shape(trip, received)
             received = None  # thousands of streams may run, and none needs it any more
             await admission.reserve(trip)
             try:
                 trip.admitted_ns = self.clock.monotonic_ns()
-                if entry.surface.switches:
-                    await self._talk(trip, arrival, sink, watch)
+                if trip.call.surface.switches:
+                    await self._talk(trip, arrival, cast(Switch, sink), watch)  # of a socket: what is recorded is no opening
                     return None
                 out: Sink = sink
-                if (every_s := trip.call.heartbeat) is not None and trip.call.stream:
+                if (every_s := trip.call.heartbeat) is not None and trip.call.stream and carried is None:
                     out = Heartbeat(sink, trip, watch, every_s=every_s, head=partial(_early_head, trip))
                 opening = self.dispatch.open(trip, arrival, watch)
                 answer = await (opening if trip.call.drain is None else self.departures.opened(opening, trip, watch))

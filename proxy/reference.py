@@ -60,7 +60,7 @@ def _clause(kind: type[Clause]) -> Iterable[tuple[str, ...]]:
     for field in fields(kind):
         doc = field.metadata.get("doc")
         if doc is not None:
-            yield f"`{kind.clause}`", f"`{field.name}`", _default(field), doc
+            yield f"`{kind.clause}`", f"`{field.name.rstrip('_')}`", _default(field), doc
 
 
 def _default(field: Any) -> str:

@@ -4,6 +4,7 @@ The rule a reader could break: a setting is about this process (ports, folders, 
 """
 
 import argparse
+import base64
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -83,6 +84,16 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _sealing_key(text: str) -> bytes:
+    try:
+        key = base64.b64decode(text, validate=True)
+    except ValueError:
+        key = b""
+    if len(key) != 32:
+        raise ValueError("expected the base64 of 32 random bytes (`openssl rand -base64 32`)")
+    return key
+
+
 def _word(*words: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in words:
@@ -153,6 +164,14 @@ SETTINGS: tuple[Setting, ...] = (
         "Connections of clients; 0 = as many as there are descriptors for.",
         _count,
     ),
+    Setting(
+        "record_key",
+        "TOLLHOUSE_RECORD_KEY",
+        None,
+        None,
+        "What seals recordings on the disk, 32 bytes in base64; without one they are in memory only.",
+        _sealing_key,
+    ),
 )
 
 
@@ -174,6 +193,7 @@ class Settings:
     memory_limit: int | None
     max_calls: int
     max_connections: int
+    record_key: bytes | None = field(repr=False)
     openai_key: str | None = field(repr=False)
     env: Mapping[str, str] = field(repr=False)
 

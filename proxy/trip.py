@@ -77,6 +77,7 @@ class Trip:
     sent: an upstream may have been given the call; answered: its head came. tries: how often it was sent, or was to be.
     unwanted: the client left while its answer was yet to come. early: the client got the head of a stream before that.
     fail: how the client is told of an error when its connection is another protocol's; None while it is not.
+    handed_on: another trip is the call's from here on.
     counting: a settlement that waits for the tokenizer and outlives a client that left.
     """
 
@@ -111,11 +112,19 @@ class Trip:
     first_byte_ns: int | None = field(default=None, init=False)
     first_token_ns: int | None = field(default=None, init=False)
     ended_ns: int = field(default=0, init=False)
+    handed_on: bool = field(default=False, init=False)
+
+    def hand_on(self) -> "Trip":
+        """The same call, for the task that carries it on; nobody is told of this one."""
+        self.handed_on = True
+        trip = Trip(self.call, self.traceparent, self.set, self.now_ns, self.started_ns)
+        trip.entry = self.entry
+        return trip
 
     def failed(self, error: ProxyError) -> None:
         """Note how the call ended, and by whose fault."""
         self.error = error
-        if error.code == "client_stalled":
+        if error.code in ("client_stalled", "call_cancelled"):
             self.ending = "client_gone"
         elif error.code == "draining":
             self.ending = "drained"

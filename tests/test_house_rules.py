@@ -24,6 +24,7 @@ STEPS = (
     "proxy.outage",
     "proxy.health",
     "proxy.outline",
+    "proxy.grant",
     "proxy.entry",
     "proxy.trip",
     "proxy.fitting",
@@ -38,6 +39,8 @@ STEPS = (
     "proxy.accounts",
     "proxy.realtime",
     "proxy.pipeline",
+    "proxy.recording",
+    "proxy.records",
 )
 AIDS = (
     "proxy.deadlines",
@@ -65,6 +68,7 @@ EDGES = (
     "proxy.standing",
     "proxy.courier",
     "proxy.vigil",
+    "proxy.herald",
 )
 REPORTS = ("proxy.terminal", "proxy.export", "proxy.statement", "proxy.reconciliation")
 
@@ -80,6 +84,7 @@ MAY: Mapping[str, tuple[str, ...]] = {
     "proxy.telemetry": VALUES,
     **dict.fromkeys((*AIDS, *STEPS), (*PARTS, *AIDS, *STEPS)),
     **dict.fromkeys(EDGES, (*PARTS, *AIDS, *STEPS, *EDGES, "proxy")),
+    "proxy.records": (*PARTS, "proxy.recording", "proxy.settings"),
     "proxy.pretend": ("proxy.clock",),
     "proxy.settings": ("proxy.policy.scalar", "proxy.policy.values"),
     "proxy.signals": (),
@@ -110,10 +115,13 @@ LIBRARIES: Mapping[str, tuple[str, ...]] = {
         "proxy.state",
         "proxy.telemetry",
         "proxy.sinks",
+        "proxy.herald",
         "proxy.admin",
+        "proxy.recording.statement",
         "proxy.pretend",
         "proxy.commands.demo",
     ),
+    "cryptography": ("proxy.recording.seal",),
     "yaml": ("proxy.policy",),
     "httptools": ("proxy.upstream", "proxy.downstream"),
     "simdjson": ("proxy.wire.glance",),

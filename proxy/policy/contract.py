@@ -178,6 +178,38 @@ class Toll:
         return tuple([Charge(self.limit, one.subject, amount, self._enforced) for one in known])
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What policies allow of recordings. policy: whose `most_total` it is, the bytes of all recordings under it.
+
+    kept_s: after the end. grace_s: without a reader. most_bytes: of one. most_running: at once, of one user. allow: words among
+    idempotency, tasks, resume. tell: names under `pages`.
+    """
+
+    policy: str
+    kept_s: float
+    grace_s: float
+    most_bytes: int
+    most_total: int
+    most_running: int
+    allow: frozenset[str]
+    tell: frozenset[str] = frozenset()
+
+    def within(self, other: "Terms") -> "Terms":
+        """The strictest of each."""
+        tightest = min(self, other, key=lambda terms: (terms.most_total, terms.policy))
+        return Terms(
+            policy=tightest.policy,
+            kept_s=min(self.kept_s, other.kept_s),
+            grace_s=min(self.grace_s, other.grace_s),
+            most_bytes=min(self.most_bytes, other.most_bytes),
+            most_total=tightest.most_total,
+            most_running=min(self.most_running, other.most_running),
+            allow=self.allow & other.allow,
+            tell=self.tell | other.tell,
+        )
+
+
 def option(doc: str, **kwargs: Any) -> Any:
     """A YAML field of a clause: one line of documentation, and dataclasses.field's own arguments (default, default_factory)."""
     return field(metadata={"doc": doc}, **kwargs)
@@ -201,6 +233,10 @@ class Clause:
 
     def body_limit(self) -> int | None:
         """The most bytes of body that pass, where that can be said before the body is read; None = any."""
+        return None
+
+    def terms(self) -> Terms | None:
+        """What may be recorded of a call, where that can be said before the body is read; None = nothing is said of it."""
         return None
 
     def prepare(self, call: Call) -> None:

@@ -16,7 +16,7 @@ from proxy.policy.sections import Key, Match, PolicyEntry
 # A call is held against every policy the first time it comes by: a millisecond for so many.
 MOST_POLICIES = 1000
 # Where a file names who is paged.
-PAGED = (("policies", ANY, "budget", "page", ...), ("upstreams", ANY, "page", ...))
+PAGED = (("policies", ANY, "budget", "page", ...), ("policies", ANY, "record", "tell", ...), ("upstreams", ANY, "page", ...))
 
 
 def cross_check(reading: Reading, *, upstream_given: bool) -> None:
@@ -54,6 +54,13 @@ def _check_names(reading: Reading) -> None:
     if ids:
         _check_known(reading, "key", ids, ("policies", ANY, "match", "keys", ...))
     pages = names_under(reading, "pages")
+    for trail, _ in reading.find("policies", ANY, "record"):
+        if (trail[0], trail[1], "match", "models") in reading.places:
+            reading.wrong(trail, "what is recorded is decided before the body is read, so this policy cannot match by `models`")
+    for trail, name in reading.find("policies", ANY, "record", "tell", ...):
+        kinds = [trail[2] for trail, _ in reading.find("pages", name, ANY)]
+        if kinds and "webhook" not in kinds:
+            reading.wrong(trail, f"only a webhook is told of tasks, and {reading.shown(trail)} is none")
     for pattern in PAGED:
         for trail, name in reading.find(*pattern):
             if isinstance(name, str) and name not in pages:

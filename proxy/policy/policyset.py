@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from proxy.call import Call, Principal
 from proxy.errors import Refusal
-from proxy.policy.contract import Balance, Charge, Clause, Notice
+from proxy.policy.contract import Balance, Charge, Clause, Notice, Terms
 from proxy.policy.keys import KeyRing
 from proxy.policy.prices import PriceTable
 from proxy.policy.reading import Reading
@@ -140,6 +140,7 @@ class PolicySet:
     """Everything a policy file says. version: the first 12 hex digits of the SHA-256 of its bytes.
 
     source: what was read where, for lints. deny_unpriced: whether a model without a price is refused.
+    records: whether any policy lets answers be recorded.
     longest_s: no call under it takes longer, however often and wherever it is tried.
     """
 
@@ -154,12 +155,14 @@ class PolicySet:
     policies: tuple[Policy, ...]
     source: Reading
     longest_s: int = field(init=False)
+    records: bool = field(init=False)
     _plans: dict[tuple[str, str, str | None], Plan] = field(default_factory=dict)
     _limits: dict[tuple[str, str], tuple[int, str | None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         tries = sum(config.attempts * config.timeouts.total for config in self.upstreams.values())
         object.__setattr__(self, "longest_s", round(tries) + _SLACK_S)
+        object.__setattr__(self, "records", any(c.terms() for p in self.policies if not p.shadow for c in p.clauses))
 
     def __repr__(self) -> str:
         return (
@@ -243,6 +246,16 @@ class PolicySet:
             if len(path) <= _LONGEST_CACHED_NAME:
                 _remember(self._limits, cached, limit)
         return limit
+
+    def recording(self, principal: Principal, path: str) -> Terms | None:
+        """What policies allow of recordings of a call; None = it is not recorded."""
+        found: Terms | None = None
+        for p in self.policies:
+            if not p.shadow and p.scope.models is None and p.scope.reaches(principal.key, principal.tags) and p.scope.covers(path):
+                for clause in p.clauses:
+                    if (terms := clause.terms()) is not None:
+                        found = terms if found is None else found.within(terms)
+        return found
 
     def route(self, model: str | None) -> tuple[str, ...]:
         """Names of the upstreams that take `model`, the first one first. model: the name sent. Errors: Refusal."""

@@ -61,15 +61,13 @@ def shape_of(cls: type) -> Shape:
         if "doc" in f.metadata
     )
     build: Callable[..., Any] = cls
-    if kept := {f.name.rstrip("_"): f.name for f in fields(cls) if f.name.endswith("_")}:
+    kept = {f.name.rstrip("_"): f.name for f in fields(cls) if f.name.endswith("_")}
+    # The compiler names the policy; until then a clause belongs to none.
+    given = {"policy": ""} if issubclass(cls, Clause) else {}
+    if kept or given:
 
         def build(**values: Any) -> Any:
-            return cls(**{kept.get(name, name): value for name, value in values.items()})
-
-    if issubclass(cls, Clause):
-        # The compiler names the policy; until then a clause belongs to none.
-        def build(**values: Any) -> Any:
-            return cls(policy="", **values)
+            return cls(**given, **{kept.get(name, name): value for name, value in values.items()})
 
     doc = (cls.__doc__ or "").strip().splitlines()[0]
     return Shape(entries, build, doc, exactly_one=getattr(cls, "exactly_one", False))

@@ -6,6 +6,7 @@ The rule a reader could break: a label's values come from a closed list or from 
 from collections.abc import Mapping
 
 from proxy.telemetry.instruments import Declaration
+from proxy.telemetry.recorded import RECORDED
 from proxy.timeouts import DEADLINES
 
 # Doubling from 10 ms, as the OpenTelemetry conventions for LLMs have it, and three more, since a long answer takes minutes.
@@ -87,7 +88,7 @@ DECLARED: Mapping[str, Declaration] = {
         "counter",
         "Tries of a call beyond its first at an upstream, by why the one before failed.",
         ("upstream", "reason"),
-        most=200,
+        most=100,
     ),
     "tollhouse_upstream_retries_withheld_total": Declaration(
         "counter", "Tries that an upstream's share of retries did not allow.", ("upstream",), most=50
@@ -116,4 +117,5 @@ DECLARED: Mapping[str, Declaration] = {
         "counter", "Wrong keys that were shown, by how they were answered.", ("code",), most=2
     ),
     "tollhouse_loop_lag_seconds": Declaration("histogram", "How late the event loop woke a timer.", buckets=_LAG_BUCKETS),
+    **RECORDED,
 }

@@ -47,6 +47,8 @@ EVENTS: Mapping[str, str] = {
     "page.failed": "A page could not be delivered; it is tried again until `due_s`, or given up.",
     "state.failed": "The store of limits and money failed.",
     "state.recovered": "What a process held that died is charged, and what is left of its journal is read.",
+    "recording.read": "A recorded call was read by the same key again, from an event on, or by a task's page. No upstream was asked.",
+    "recordings.found": "Recordings of the process before were found on the disk.",
     "tokens.unavailable": "An encoding could not be loaded; tokens are estimated.",
     "library.logged": "A library logged something. Its text is left out: it may quote bytes of a call.",
     "log.thinned": "Calls were refused before it was known who calls, and most of their lines are left out.",
@@ -130,6 +132,12 @@ FIELDS: Mapping[str, Field] = {
     "kind": Field(str, "Kind of sink: log, webhook, slack, pagerduty, alertmanager; none for one that the file no longer names."),
     "attempts": Field(int, "Tries so far."),
     "due_s": Field(float, "Time of the next try, seconds since 1970 UTC; absent when there is none."),
+    # recordings
+    "call_id": Field(str, "The request id of the call that was recorded."),
+    "read_how": Field(str, "How a recording was read: joined, replayed, resumed, result, events."),
+    "kept": Field(int, "Recordings that were found."),
+    "interrupted": Field(int, "Calls among them that ran when the process ended."),
+    "unreadable": Field(int, "Recordings that another TOLLHOUSE_RECORD_KEY sealed, or that had rotted; they are gone."),
     # the process
     "version": Field(str, "Version of Tollhouse."),
     "listen": Field(str, "Address and port for calls."),

@@ -22,6 +22,7 @@ from proxy.telemetry.declared import (
 from proxy.telemetry.ended import Ended
 from proxy.telemetry.exposition import AnyFamily, render
 from proxy.telemetry.instruments import OTHER, Counter, Family, Gauge, Histogram
+from proxy.telemetry.recorded import RecordedMetrics
 from proxy.timeouts import DEADLINES
 
 _NS = 1_000_000_000
@@ -110,6 +111,7 @@ class Metrics:
         self.memory_limit = self._gauge("tollhouse_memory_limit_bytes").child()
         self.wrong_keys = self._counter("tollhouse_wrong_keys_total")
         self.loop_lag_seconds = self._histogram("tollhouse_loop_lag_seconds").child()
+        self.recorded = RecordedMetrics(self._counter, self._gauge)
 
         # Known label values start at zero, so that a rate is right from the first scrape.
         self.build_info.child(version).set(1)

@@ -105,6 +105,10 @@ PASSTHROUGH = Surface(
     model_required=False,
 )
 
+# What was recorded: the pages of a task, and answers that are given again. Nothing of it asks an upstream for anything.
+TASKS = "/tasks"
+RECORDED = Surface(name="recorded", path="/tasks/*", methods=("GET", "DELETE"), metered=False, model_required=False)
+
 _EXACT = {s.path: s for s in SURFACES if "*" not in s.path}
 _PATTERNS = tuple((re.compile(re.escape(s.path).replace(r"\*", "[^/]+") + r"\Z"), s) for s in SURFACES if "*" in s.path)
 

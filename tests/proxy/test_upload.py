@@ -39,10 +39,10 @@ async def test_what_a_client_has_used_of_its_time_is_used_and_the_upstream_s_tim
 
     async def client() -> AsyncIterator[bytes]:
         for chunk in (b"a", b"b"):
-            waits.append((watch.stage, watch.left))
+            waits.append((watch.stage, watch.stage_left_s))
             time.now += 2
             yield chunk
-        waits.append((watch.stage, watch.left))
+        waits.append((watch.stage, watch.stage_left_s))
 
     taken = []
     async for chunk in upload(client(), watch, 10):

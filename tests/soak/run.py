@@ -64,9 +64,9 @@ class Soaked(Serving):
             if b'"call.finished"' in line:
                 self._take(orjson.loads(line))
                 if b"Canary" in line:
-                    self.stdout += line
+                    self._stdout += line
             else:
-                self.stdout += line
+                self._stdout += line
                 self._lines.append(orjson.loads(line))
             self._grew.set()
         self.stderr = await saying

@@ -196,6 +196,9 @@ MALFORMED = {
     "chunked and then identity": POST + b"transfer-encoding: chunked, identity\r\n\r\n0\r\n\r\n",
     "an empty coding": POST + b"transfer-encoding:\r\n\r\n0\r\n\r\n",
     "chunks in HTTP/1.0": b"POST / HTTP/1.0\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+}
+
+BAD_HOST = {
     "no host": b"GET /a HTTP/1.1\r\na: b\r\n\r\n",
     "a host with a path": b"GET /a HTTP/1.1\r\nhost: x/y\r\n\r\n",
     "a host with a space": b"GET /a HTTP/1.1\r\nhost: x y\r\n\r\n",
@@ -204,7 +207,6 @@ MALFORMED = {
     "two hosts": HEAD + b"host: y\r\n\r\n",
     "a host with a path in HTTP/1.0": b"GET /a HTTP/1.0\r\nhost: x/y\r\n\r\n",
 }
-
 HEAD_TOO_LARGE = {
     "too many fields": HEAD + b"".join(b"a%d: b\r\n" % n for n in range(MOST_FIELDS)) + b"\r\n",
     "too many fields of one name": HEAD + b"a: b\r\n" * MOST_FIELDS + b"\r\n",
@@ -220,9 +222,9 @@ TARGET_TOO_LONG = {
 # Each with its status and its reason.
 REJECTED = {
     **{name: (sent, 400, "malformed") for name, sent in MALFORMED.items()},
+    **{name: (sent, 400, "host") for name, sent in BAD_HOST.items()},
     **{name: (sent, 431, "head_too_large") for name, sent in HEAD_TOO_LARGE.items()},
     **{name: (sent, 414, "target_too_long") for name, sent in TARGET_TOO_LONG.items()},
-    "no Host": (b"GET / HTTP/1.1\r\nx: y\r\n\r\n", 400, "host"),
     "a coding that nobody undoes": (POST + b"transfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501, "coding"),
     "an expectation": (POST + b"expect: a-miracle\r\ncontent-length: 0\r\n\r\n", 417, "expectation"),
     "TRACE": (b"TRACE / HTTP/1.1\r\nhost: x\r\nauthorization: Bearer canary\r\n\r\n", 405, "method"),
