@@ -1,117 +1,18 @@
-"""Abuse of what costs money, of names, and of what is told of calls: rows B10 to B24."""
+"""Abuse of names, and of what is told of calls: rows B12 and B19 to B22."""
 
-import asyncio
 import json
 import re
 from itertools import product
-from typing import Any
 
 import orjson
 
-from proxy.wire.surfaces import SURFACES
-from tests.fakes import FakeUpstream, Step, Wait, json_answer
-from tests.faults.fuzzed import fuzzed
-from tests.faults.guard import APP_KEY, MIB
-from tests.faults.malformed import CANARY, PATH, request
-from tests.faults.raw import Reply, told, told_each
-from tests.faults.rig import CHAT, KEY, OK, Proxy, Rig
+from tests.fakes import FakeUpstream
+from tests.faults.guard import MIB
+from tests.faults.malformed import CANARY, PATH, post
+from tests.faults.raw import told, told_each
+from tests.faults.rig import CHAT, KEY, OK, Rig
 from tests.faults.row import row
-from tests.house import error_of, hash_of
-from tests.whole.process import ran
-
-_ENCODINGS = 80 * MIB  # of memory, which a process takes with the first call whose tokens it must count
-_IN_NANOUSD, _OUT_NANOUSD = 400, 1600  # of gpt-4.1-mini, for a token
-# Deadlines that no call comes near which the row lets wait.
-PATIENT = "connect: 5s, first_byte: 60s, first_token: 60s, idle: 60s, total: 100s, write_stall: 30s"
-
-
-def _post(target: bytes, body: bytes, *fields: bytes) -> bytes:
-    return request(b"content-length: %d" % len(body), *fields, line=b"POST %b HTTP/1.1" % target, body=body)
-
-
-def _get(target: bytes, *fields: bytes, method: bytes = b"GET") -> bytes:
-    return request(*fields, line=b"%b %b HTTP/1.1" % (method, target), body=b"")
-
-
-_WRONG: tuple[tuple[str, Any], ...] = tuple(
-    (field, value)
-    for field in ("max_tokens", "max_completion_tokens", "n", "best_of", "max_tool_calls")
-    for value in (1.0, 1.5, "1", "", True, False, [1], {"a": 1}, -1, 10**12, 2**64, 1e30, "1e3")
-) + tuple((field, value) for field in ("stream", "background") for value in ("true", 1, 0, [], {})) + (
-    ("model", 1), ("model", ""), ("model", ["gpt-4.1-mini"]), ("model", "a\nb"), ("model", None),
-    ("messages", "Hello"), ("messages", {"role": "user"}), ("messages", None),
-    ("stream_options", True), ("stream_options", []), ("service_tier", 1), ("service_tier",
-    "Flex "), ("n_predict", 5), ("n_cmpl", 5),
-)  # fmt: skip
-
-
-@row(
-    "B10",
-    "wrong types and absurd numbers in the fields that cost money",
-    "400 that names the field, nothing upstream; whatever is accepted is held for at least as much as an honest upstream can bill",
-)
-async def wrong_types(rig: Rig) -> str:
-    async with FakeUpstream(default=OK) as upstream, rig.proxy(upstream) as proxy:
-        for field, value in _WRONG:
-            status, _, body = await proxy.post(PATH.decode(), json.dumps({**CHAT, field: value}).encode(), KEY)
-            error = error_of(body)
-            assert (status, error["param"]) == (400, field), f"{field}={value!r}: {status} {body!r}"
-            assert error["code"] in ("invalid_type", "invalid_value", "missing_field"), error
-        assert upstream.received_bytes == 0
-        for sound in ({"max_tokens": 0}, {"max_tokens": None}, {"n": 1, "stream": None}):
-            assert (await proxy.chat(**sound))[0] == 200
-        tried = await fuzzed("bodies", rig, seconds=45)
-    return f"{len(_WRONG)} wrong values by name; at random {tried}"
-
-
-@row(
-    "B11",
-    "128 choices, best of 20, 2,048 prompts",
-    "exactly what they can cost is held while they run; refused where that is more than is left",
-)
-async def many_choices(rig: Rig) -> str:
-    chat = {**CHAT, "max_tokens": 1000, "n": 128}
-    prompts = {"model": "gpt-4.1-mini", "prompt": ["a"] * 2048, "max_tokens": 100, "n": 2, "best_of": 20}
-    calls = (
-        ("/v1/chat/completions", chat, 128 * 1000),
-        ("/v1/completions", {**prompts, "prompt": "a", "n": 1}, 20 * 100),
-        ("/v1/completions", {**prompts, "n": 1, "best_of": None, "max_tokens": 10}, 2048 * 10),
-    )
-    async with FakeUpstream(default=OK) as upstream, rig.proxy(upstream, alone=True, timeouts=PATIENT, growth=_ENCODINGS) as proxy:
-        for number, (path, fields, output) in enumerate(calls, 1):
-            go = asyncio.Event()
-            upstream.queue([Wait(go), *OK])
-            body = orjson.dumps(fields)
-            call = asyncio.create_task(proxy.post(path, body, KEY))
-            await upstream.arrived(number)
-            held = await _held_nanousd(proxy)
-            go.set()
-            assert (await call)[0] == 200
-            assert held == len(body) * _IN_NANOUSD + output * _OUT_NANOUSD, f"{path}: {held} nanodollars held"
-            async with asyncio.timeout(10):
-                while await _held_nanousd(proxy):
-                    await asyncio.sleep(0.02)
-        # 2,048 prompts, 20 tries of 100 tokens each, would be 6.55 dollars of a budget of 5.
-        status, headers, body = await proxy.post("/v1/completions", orjson.dumps(prompts), KEY)
-        assert status == 200 or error_of(body)["code"] == "budget_exceeded", body
-        if status == 200:
-            sent = orjson.loads(upstream.requests[-1].body)
-            assert 2048 * 20 * sent["max_tokens"] * _OUT_NANOUSD <= 5 * 10**9, "it was made to fit"
-            assert "max_tokens=100->" in headers["tollhouse-clamped"]
-        reached = len(upstream.requests)
-        status, _, body = await proxy.post(
-            "/v1/completions", orjson.dumps({**prompts, "max_tokens": 2**31 - 1, "prompt": ["a"] * 60_000}), KEY
-        )
-        assert (status, error_of(body)["code"]) == (429, "budget_exceeded")
-        assert len(upstream.requests) == reached
-    return "three holds, exact to the nanodollar; one beyond the budget lowered to fit, one refused"
-
-
-async def _held_nanousd(proxy: Proxy) -> int:
-    usage = await asyncio.to_thread(ran, proxy.state.parent, "usage", "--json", "--state-dir", str(proxy.state))
-    assert usage.returncode == 0, usage.stderr
-    return int(json.loads(usage.stdout)["total"]["held_nanousd"])
-
+from tests.house import error_of
 
 _NAMES = (
     "no-such-model", "GPT-4O", "Gpt-4.1-mini", "gpt-4.1-mini ", " gpt-4.1-mini", "gpt‑4.1‑mini", "gpt-4.1-mıni", "ɡpt-4.1-mini",
@@ -121,6 +22,8 @@ _NAMES = (
     "../../etc/passwd", "a" * 256,
     "gpt-4.1-mini,gpt-5", "nan", "null", "0", "-", "🤖" * 10, "other",
 )  # fmt: skip
+
+
 _NO_NAMES = (
     "",
     "a" * 257,
@@ -163,314 +66,6 @@ async def odd_models(rig: Rig) -> str:
     return f"{len(_NAMES) - priced} names denied, {len(_NO_NAMES)} are none; all of them are `other`"
 
 
-_TAMPER = (
-    "{}/", "{}//", "/{}", "//{}", "/.{}", "/..{}", "{}/.", "{}/..", "{}/../completions", "/v1/x/..{v1}", "/v1/./{rest}",
-    "/v1//{rest}", "/v1/%2e/{rest}",
-    "/v1/%2e%2e{}", "/v1/..%2f{rest}", "/v1%2f{rest}", "/%76%31/{rest}", "{}%2f", "{}%20", "{}%00", "{}%0a", "{}%0d%0ax:y",
-    "{};a=b", "/v1;a/{rest}",
-    "{}%3b", "{}%3fa=b", "{}%23", "{}#a", "\\v1\\{rest}", "/v1\\{rest}", "/v1/{rest}\\", "{upper}", "{title}", "{}.json",
-    "{}?beta=true", "{}?a=b&a=c",
-    "{}?", "{}??", "{}?a=%0a", "{}?a=\\", "{}?a=<b>", "{}?a=b#c", "http://model{}", "https://model{}",
-    "http://169.254.169.254{}", "file://{}",
-    "http:{}", "//169.254.169.254{}", "/v1/\u00a0{rest}", "/v1/ﾉ{rest}", "/v2/{rest}", "/v1beta/{rest}", "/{rest}",
-    "/api/v1/{rest}", "/v1/{rest}/extra",
-    "/v1/%252e%252e/{rest}", "/v1/%c0%ae%c0%ae/{rest}", "/v1/%u002e%u002e/{rest}", "/v1/.%00./{rest}", "/v1/..;/{rest}",
-    "/v1/{rest}%", "/v1/{rest}%2",
-    "/v1/{rest}%zz", "/v1/{rest}\t", "/v1/{rest}%09", "/v1/{rest}~", "/v1/{rest}*", "/v1/{rest}'", "/v1/{rest}|",
-    "/v1/{rest}\"", "/v1/{rest}^",
-    "/v1/{rest}`", "/v1/{{{rest}}}", "/v1/[{rest}]", "/v1/{rest}?/../../files", "/v1/files/../{rest}",
-    "/v1/files/%2e%2e/{rest}", "/v1/files/..%2f{rest}",
-    "/v1/files/..%5c{rest}", "/v1/files/...//{rest}", "/v1/files;/../{rest}", "/v1/files%2f..%2f{rest}",
-)  # fmt: skip
-_TAMPERED = ("chat/completions", "completions", "responses", "embeddings", "images/generations", "audio/speech", "batches")
-
-
-@row(
-    "B13",
-    "paths with tricks: slashes, dots, encodings, backslashes, semicolons, absolute forms, other cases",
-    "one spelling each, and 404, 403 or 400 for every other; what goes upstream goes there in the spelling that was judged",
-)
-async def odd_paths(rig: Rig) -> str:
-    body = orjson.dumps({**CHAT, "input": "a", "prompt": "a"})
-    variants = []
-    for rest, pattern in product(_TAMPERED, _TAMPER):
-        path = f"/v1/{rest}"
-        target = pattern.format(path, rest=rest, v1=path, upper=path.upper(), title=path.title())
-        variants.append(target.encode())
-    metered = {surface.path for surface in SURFACES}
-    passed = 0
-    async with FakeUpstream(default=OK) as upstream, rig.proxy(upstream, more='unmetered: ["/v1/files*"]') as proxy:
-        for target in variants:
-            before = len(upstream.requests)
-            reply = await told(proxy.port, _post(target, body))
-            assert reply is not None, target
-            sent = upstream.requests[before:]
-            if not sent:
-                assert reply.status in (400, 403, 404, 405), (target, reply)
-                continue
-            passed += 1
-            assert len(sent) == 1
-            path = sent[0].target.partition("?")[0]
-            assert sent[0].target.encode() in (target, target.removesuffix(b"?")), (target, sent[0].target)
-            assert path in metered or re.fullmatch(r"/v1/files[A-Za-z0-9._~!$&'()*+,=:@/-]*", path), target
-            assert "/.." not in path
-            assert path.startswith("/v1/")
-    return f"{len(variants)} variants, {passed} of them (queries, and neighbours that are files) sent on as they were"
-
-
-# Every path of OpenAI's API that Tollhouse has no meter for, with an id in place of each name in braces.
-_UNMETERED = (
-    "assistants", "assistants/a", "batches", "batches/b", "batches/b/cancel", "chat/completions/c",
-    "chat/completions/c/messages", "chatkit/sessions",
-    "containers", "containers/c", "containers/c/files", "conversations", "conversations/c", "conversations/c/items", "evals",
-    "evals/e", "evals/e/runs",
-    "evals/e/runs/r", "files", "files/f", "files/f/content", "fine_tuning/jobs", "fine_tuning/jobs/j",
-    "fine_tuning/jobs/j/cancel",
-    "fine_tuning/jobs/j/events", "fine_tuning/checkpoints/c/permissions", "fine_tuning/alpha/graders/run",
-    "organization/admin_api_keys",
-    "organization/costs", "organization/projects", "organization/usage/completions", "organization/users",
-    "projects/p/certificates", "realtime",
-    "realtime/calls", "realtime/client_secrets", "realtime/sessions", "realtime/transcription_sessions", "threads",
-    "threads/runs", "threads/t",
-    "threads/t/messages", "threads/t/runs", "threads/t/runs/r", "uploads", "uploads/u", "uploads/u/parts",
-    "uploads/u/complete", "vector_stores",
-    "vector_stores/v", "vector_stores/v/files", "vector_stores/v/search", "videos", "videos/v", "videos/v/content",
-    "videos/v/remix", "engines/e/completions",
-    "edits", "answers", "classifications", "search", "rerank", "audio/voices", "models/m/x", "responses/r/x", "tokenize",
-    "v1/chat/completions", "internal",
-)  # fmt: skip
-_METHODS = (b"GET", b"POST", b"PUT", b"PATCH", b"DELETE", b"HEAD", b"OPTIONS")
-
-
-@row(
-    "B14",
-    "surfaces without a meter: files, batches, realtime, videos, fine-tuning, runs in the background, WebSockets",
-    "403 `path_not_metered` (405 or 400 for a wrong method or an upgrade) unless the policy lists it; a background run costs its bound",
-)
-async def unmetered(rig: Rig) -> str:
-    body = orjson.dumps({**CHAT, "input": "a", "prompt": "a"})
-    async with FakeUpstream(default=OK) as upstream, rig.proxy(upstream) as proxy:
-        for rest, method in product(_UNMETERED, _METHODS):
-            target = b"/v1/" + rest.encode()
-            sent = (
-                _post(target, body).replace(b"POST", method, 1)
-                if method not in (b"GET", b"HEAD", b"OPTIONS")
-                else _get(target, method=method)
-            )
-            reply = await told(proxy.port, sent, bodiless=method == b"HEAD")
-            assert reply is not None, (method, rest)
-            assert reply.status in (403, 405), (method, rest, reply)
-        opening = _get(b"/v1/realtime?model=gpt-realtime", b"upgrade: websocket", b"connection: upgrade")
-        reply = await told(proxy.port, opening)
-        assert reply is not None
-        assert reply.status in (400, 403)
-        assert upstream.received_bytes == 0, "something without a meter was sent on"
-        known = 0
-        for surface in SURFACES:
-            for method in _METHODS:
-                if method.decode() in surface.methods:
-                    continue
-                target = surface.path.replace("*", "r").encode()
-                if any(
-                    method.decode() in other.methods and other.path == "/v1/responses/*" for other in SURFACES
-                ) and surface.path.startswith("/v1/responses/"):
-                    continue  # a reading of the same path that is metered by nothing, since it is free
-                reply = await told(proxy.port, _get(target, method=method), bodiless=method == b"HEAD")
-                assert reply is not None
-                assert reply.status == 405, (method, target, reply)
-                known += 1
-        assert upstream.received_bytes == 0
-        background = orjson.dumps({"model": "gpt-4.1-mini", "input": "a", "max_output_tokens": 100, "background": True})
-        upstream.queue(_queued())
-        status, _, _ = await proxy.post("/v1/responses", background, KEY)
-        assert status == 200
-        async with asyncio.timeout(20):
-            while not (lines := [line for line in await proxy.call_lines() if line["status"] == 200]):
-                await asyncio.sleep(0.02)
-        [line] = lines
-        assert line["cost_nanousd"] == len(background) * _IN_NANOUSD + 100 * _OUT_NANOUSD
-    return f"{len(_UNMETERED)} paths by {len(_METHODS)} methods refused, {known} wrong methods of known ones; a background run at its bound"
-
-
-def _queued() -> list[Step]:
-    return json_answer(
-        200, {"id": "resp_1", "object": "response", "status": "queued", "background": True, "output": [], "usage": None}
-    )
-
-
-@row(
-    "B15",
-    "200 calls at once where one more fits",
-    "as many are let through as fit, to the unit, and the others are told 429: by requests, by running calls, by money",
-    tests=("tests/proxy/state/test_conservation.py",),
-)
-async def burst(rig: Rig) -> str:
-    at_once, rounds = rig.times(short=60, long=200), rig.times(short=1, long=20)
-    body = orjson.dumps(CHAT)
-    hold = len(body) * _IN_NANOUSD + CHAT["max_tokens"] * _OUT_NANOUSD
-    fits = 3
-    usd = (hold * fits + CHAT["max_tokens"] * _OUT_NANOUSD // 2) / 10**9
-    money = f"budget: {{usd: {usd:.9f}, per: month, by: user, when_spent: reject, least_cap: 1000}}"
-    rules = f"""
-- {{name: few, match: {{keys: [app], paths: [/v1/chat/completions]}}, rate_limit: {{requests: 1, per: hour, by: user}}}}
-- {{name: slots, match: {{paths: [/v1/completions]}}, concurrency: {{calls: 1, by: user}}}}
-- {{name: money, match: {{paths: [/v1/responses]}}, {money}}}
-"""
-    async with FakeUpstream() as upstream, rig.proxy(upstream, rules=rules, timeouts=PATIENT, growth=_ENCODINGS) as proxy:
-        for number in range(rounds):
-            for path, expected in (("/v1/chat/completions", 1), ("/v1/completions", 1), ("/v1/responses", fits)):
-                fields = {"model": "gpt-4.1-mini", "max_tokens": CHAT["max_tokens"], "messages": CHAT["messages"]}
-                if path == "/v1/completions":
-                    fields = {"model": "gpt-4.1-mini", "max_tokens": 50, "prompt": "a"}
-                elif path == "/v1/responses":
-                    fields = {"model": "gpt-4.1-mini", "max_output_tokens": 50, "input": "a"}
-                    fields["input"] = "a" * (len(body) - len(orjson.dumps(fields)) + 1)
-                    assert len(orjson.dumps(fields)) == len(body)
-                go = asyncio.Event()
-                for _ in range(expected):
-                    upstream.queue([Wait(go), *OK])
-                headers = {**KEY, "x-user": f"user-{number}"}
-                before = len(upstream.requests)
-                calls = [asyncio.create_task(proxy.post(path, orjson.dumps(fields), headers)) for _ in range(at_once)]
-                async with asyncio.timeout(30):
-                    while sum(call.done() for call in calls) < at_once - expected:
-                        await asyncio.wait([call for call in calls if not call.done()], return_when=asyncio.FIRST_COMPLETED)
-                go.set()
-                statuses = [status for status, _, _ in await asyncio.gather(*calls)]
-                assert len(upstream.requests) - before == expected, f"{path}: {len(upstream.requests) - before} were let through"
-                assert sorted(statuses) == [200] * expected + [429] * (at_once - expected), path
-    return f"{rounds} times {at_once} calls at once on each of three limits: 1, 1 and {fits} let through, every time"
-
-
-@row(
-    "B16",
-    "Idempotency-Key: again, with another body, from another user, 1 MB long, with a line break",
-    "not built yet: the key is passed over and stays here, each call is a call and is billed; twice in one head, too long or broken is 400",
-)
-async def idempotency_keys(rig: Rig) -> str:
-    async with FakeUpstream(default=OK) as upstream, rig.proxy(upstream) as proxy:
-        for key, fields, user in (
-            ("a", {}, "ada"),
-            ("a", {}, "ada"),
-            ("a", {"max_tokens": 9}, "ada"),
-            ('"a"', {}, "bob"),
-            ("a" * 4000, {}, "ada"),
-        ):
-            headers = {**KEY, "idempotency-key": key, "x-user": user}
-            status, answered, _ = await proxy.post(PATH.decode(), orjson.dumps({**CHAT, **fields}), headers)
-            assert status == 200
-            assert "tollhouse-task" not in answered
-        assert len(upstream.requests) == 5
-        assert all(sent.header("idempotency-key") is None for sent in upstream.requests)
-        assert sum(line["cost_nanousd"] > 0 for line in await proxy.call_lines(5)) == 5
-        body = orjson.dumps(CHAT)
-        for broken in (
-            b"idempotency-key: a\r\nidempotency-key: b",
-            b"idempotency-key: " + b"a" * MIB,
-            b"idempotency-key: a\rb",
-            b"idempotency-key: a\0b",
-        ):
-            reply = await told(proxy.port, _post(PATH, body, broken))
-            assert reply is not None
-            assert (reply.status, reply.code) == (400, "bad_request")
-        assert len(upstream.requests) == 5
-    return "5 calls with one key are 5 calls; 4 keys that are none are 400"
-
-
-@row(
-    "B17",
-    "filling the store of idempotency keys or tasks",
-    "not built yet: nothing is stored for a key, so memory and disk stay as they are",
-)
-async def key_flood(rig: Rig) -> str:
-    count = rig.times(short=500, long=10_000)
-    async with FakeUpstream(default=OK) as upstream, rig.proxy(upstream) as proxy:
-        body = b'{"model":"no-such-model","messages":[]}'
-        await told_each(proxy.port, [_post(PATH, body, b"idempotency-key: warm-%d" % n) for n in range(200)])
-        await asyncio.sleep(0)
-        before, disk = proxy.guard.rss(), _disk(proxy)
-        replies = await told_each(
-            proxy.port, [_post(PATH, body, b"idempotency-key: key-%d" % n, b"prefer: respond-async") for n in range(count)]
-        )
-        assert {reply.status for reply in replies} == {403}
-        grown = proxy.guard.rss() - before
-        assert grown < 4 * MIB, f"{grown / MIB:.1f} MiB more"
-        assert _disk(proxy) - disk < 4 * MIB
-    return f"{count:,} keys: {grown / MIB:.1f} MiB of memory"
-
-
-def _disk(proxy: Proxy) -> int:
-    return sum(path.stat().st_blocks * 512 for path in proxy.state.rglob("*") if path.is_file())
-
-
-def _unkeyed(*fields: bytes, target: bytes = PATH) -> bytes:
-    """A call that shows its key, if it has one, by these fields alone."""
-    sent = _post(target, orjson.dumps(CHAT), *fields)
-    return sent.replace(b"authorization: Bearer " + APP_KEY.encode() + b"\r\n", b"", 1)
-
-
-@row(
-    "B18",
-    "keys that are guessed, revoked, shown twice or in odd places",
-    "one body for every key that is not known, whatever is wrong with it; a revoked one is refused once the file is read",
-)
-async def guessed_keys(rig: Rig) -> str:
-    key = APP_KEY.encode()
-    guesses = [
-        b"x",
-        key[:-1],
-        key + b"a",
-        key.upper(),
-        key[::-1],
-        hash_of(APP_KEY).encode(),
-        b"sk-" + b"a" * 2000,
-        "schlüssel".encode(),
-        b"null",
-        b"*",
-    ]
-    guesses += [b"guess-%d" % n for n in range(rig.times(short=200, long=5000))]
-    async with FakeUpstream(default=OK) as upstream, rig.proxy(upstream) as proxy:
-        replies = await told_each(proxy.port, [_unkeyed(b"authorization: Bearer " + guess) for guess in guesses])
-        replies += await told_each(proxy.port, [_unkeyed(b"api-key: " + guess) for guess in guesses[:10]])
-        assert len({(reply.status, reply.body) for reply in replies}) == 1, "which key was guessed shows in the answer"
-        assert (replies[0].status, replies[0].code) == (401, "invalid_api_key")
-        names = {frozenset(reply.fields) for reply in replies}
-        assert len(names) == 1, names
-        for odd in (
-            _unkeyed(target=PATH + b"?api_key=" + key),
-            _unkeyed(b"sec-websocket-protocol: openai-insecure-api-key." + key),
-            _unkeyed(b"x-api-key: " + key),
-            _unkeyed(b"cookie: api-key=" + key),
-            _unkeyed(b"proxy-authorization: Bearer " + key),
-        ):
-            reply = await told(proxy.port, odd)
-            assert reply is not None
-            assert (reply.status, reply.code) == (401, "missing_api_key"), odd
-        for twice in (
-            (b"authorization: Bearer " + key, b"api-key: " + key),
-            (b"authorization: Bearer " + key,) * 2,
-            (b"api-key: " + key,) * 2,
-        ):
-            reply = await told(proxy.port, _unkeyed(*twice))
-            assert reply is not None
-            assert (reply.status, reply.code) == (400, "ambiguous_credentials")
-        for scheme in (b"authorization: " + key, b"authorization: Basic " + key, b"authorization: Bearer"):
-            reply = await told(proxy.port, _unkeyed(scheme))
-            assert reply is not None
-            assert (reply.status, reply.code) == (400, "bad_request")
-        assert upstream.received_bytes == 0
-        good = await told(proxy.port, _unkeyed(b"API-Key: " + key))
-        assert good is not None
-        assert good.status == 200
-        text = proxy.file.read_text()
-        proxy.file.write_text(text.replace(hash_of(APP_KEY), hash_of("a new key")))
-        await proxy.logged("policy.activated", 2)
-        revoked = await told(proxy.port, _unkeyed(b"authorization: Bearer " + key))
-        assert revoked is not None
-        assert (revoked.status, revoked.body) == (401, replies[0].body), "whether a key was ever known does not show"
-    return f"{len(replies):,} guesses, one answer; a revoked key is refused like them"
-
-
 _ODD_VALUES = (
     b"a\rb", b"a\nb", b"a\0b", b"\xf0\x9f\xa4\x96", b"a\x1bb", b"a\x7fb", b"\xff\xfe", b"a\tb", b"a b", b"", b'"a"',
     b"a" * 4096, b"<script>", b"a%0d%0ab",
@@ -489,7 +84,7 @@ async def odd_values(rig: Rig) -> str:
     async with FakeUpstream(default=OK) as upstream, rig.proxy(upstream) as proxy:
         for field, value in product((b"x-request-id", b"traceparent", b"x-user", b"user-agent", b"x-stainless-lang"), _ODD_VALUES):
             before = len(upstream.requests)
-            reply = await told(proxy.port, _post(PATH, body, field + b": " + value))
+            reply = await told(proxy.port, post(PATH, body, field + b": " + value))
             assert reply is not None, (field, value)
             no_head = any(bad in value for bad in (b"\r", b"\n", b"\0", b"\x1b", b"\x7f"))
             if no_head or (field == b"x-user" and not re.fullmatch(rb"[ -~]{0,128}", value)):
@@ -518,7 +113,7 @@ async def odd_values(rig: Rig) -> str:
 @row(
     "B20",
     "forced sampling, trace ids that collide, 64 KB of tracestate and baggage",
-    "a sane trace is continued with a span of ours, any other begins anew; tracestate and baggage never go upstream; 64 KB of them is 400",
+    "a sane trace is continued with a span of ours, any other begins anew; tracestate and baggage never go upstream; 64 KB of them is 431",
 )
 async def odd_traces(rig: Rig) -> str:
     trace = "0af7651916cd43dd8448eb211c80319c"
@@ -546,9 +141,9 @@ async def odd_traces(rig: Rig) -> str:
             assert id not in (trace, "0" * 32)
         went = len(upstream.requests)
         for field in (b"tracestate: ", b"baggage: "):
-            reply = await told(proxy.port, _post(PATH, orjson.dumps(CHAT), field + b"a=b," * (16 << 10)))
+            reply = await told(proxy.port, post(PATH, orjson.dumps(CHAT), field + b"a=b," * (16 << 10)))
             assert reply is not None
-            assert (reply.status, reply.code) == (400, "bad_request")
+            assert (reply.status, reply.code) == (431, "head_too_large")
         assert len(upstream.requests) == went
         lines = await proxy.call_lines(6 + len(wrong))
         assert sum(line["trace_id"] == trace for line in lines) == 6
@@ -583,8 +178,8 @@ async def label_bomb(rig: Rig) -> str:
 def _named(number: int) -> bytes:
     user = b"x-user: made-up-%d" % number
     if number % 2:
-        return _post(b"/v1/made-up-%d/a" % number, b"{}", user)
-    return _post(PATH, b'{"model":"made-up-%d","messages":[]}' % number, user)
+        return post(b"/v1/made-up-%d/a" % number, b"{}", user)
+    return post(PATH, b'{"model":"made-up-%d","messages":[]}' % number, user)
 
 
 @row(
@@ -599,9 +194,9 @@ def _named(number: int) -> bytes:
 async def log_flood(rig: Rig) -> str:
     count = rig.times(short=1000, long=100_000)
     async with FakeUpstream(default=OK) as upstream, rig.proxy(upstream, alone=True, growth=24 * MIB) as proxy:
-        disk, size = _disk(proxy), 0
+        disk, size = proxy.disk(), 0
         asked = {"model": "m" * 256, "messages": [{"role": "user", "content": CANARY.decode() * 50}]}
-        sent = _post(PATH, orjson.dumps(asked), b"x-user: " + b"u" * 128, b"x-request-id: " + b"i" * 128)
+        sent = post(PATH, orjson.dumps(asked), b"x-user: " + b"u" * 128, b"x-request-id: " + b"i" * 128)
         proxy.forget()
         for _ in range(0, count, 1000):
             await told_each(proxy.port, [sent] * 1000)
@@ -612,55 +207,8 @@ async def log_flood(rig: Rig) -> str:
             proxy.forget()
         each = size / count
         assert each < 2048, f"{each:.0f} bytes a line"
-        assert _disk(proxy) - disk < 4 * MIB
+        assert proxy.disk() - disk < 4 * MIB
         _, metrics = await proxy.admin("/metrics")
         [dropped] = re.findall(r"^tollhouse_log_dropped\w*(?:_total)? (\d+)", metrics, re.MULTILINE)
         assert int(dropped) == 0, "its reader was not stuck"
     return f"{count:,} refusals, {count:,} lines of {each:.0f} bytes; nothing on disk"
-
-
-@row(
-    "B23",
-    "resuming with a Last-Event-ID that is wrong, old or somebody else's",
-    "not built yet: it is passed over and stays here, nothing is resumed, a POST is a new call, and billed",
-)
-async def resuming(rig: Rig) -> str:
-    async with FakeUpstream(default=OK) as upstream, rig.proxy(upstream) as proxy:
-        ids = ("1", "task.5", "-1", "9" * 4000, "../x", "")
-        for last in ids:
-            status, headers, _ = await proxy.post(
-                PATH.decode(), orjson.dumps(CHAT), {**KEY, "last-event-id": last, "prefer": "event-ids"}
-            )
-            assert status == 200
-            assert upstream.requests[-1].header("last-event-id") is None
-            assert upstream.requests[-1].header("prefer") is None
-            assert "preference-applied" not in headers
-        assert len(upstream.requests) == len(ids)
-        assert sum(line["cost_nanousd"] > 0 for line in await proxy.call_lines(len(ids))) == len(ids)
-        reply = await told(proxy.port, _get(PATH, b"last-event-id: 1"))
-        assert reply is not None
-        assert reply.status == 405
-    return f"{len(ids)} ids passed over, {len(ids)} calls billed"
-
-
-@row(
-    "B24",
-    "ids of tasks guessed, polled by the thousand, asked for after a restart",
-    "not built yet: a path below /tasks is 404 for every id and method, and `Prefer: respond-async` is passed over",
-)
-async def tasks(rig: Rig) -> str:
-    count = rig.times(short=300, long=10_000)
-    async with FakeUpstream(default=OK) as upstream, rig.proxy(upstream) as proxy:
-        replies: list[Reply] = []
-        for path in (b"/tasks", b"/tasks/task_1", b"/tasks/task_1/result", b"/tasks/task_1/events", b"/tasks/..%2fv1"):
-            replies += await told_each(
-                proxy.port, [_get(path, b"last-event-id: 1", method=method) for method in (b"GET", b"DELETE", b"PUT")]
-            )
-        replies += await told_each(proxy.port, [_get(b"/tasks/task_%d" % n) for n in range(count)])
-        assert {(reply.status, reply.code) for reply in replies} == {(404, "not_found")}
-        assert len({reply.body for reply in replies}) <= 2
-        assert upstream.received_bytes == 0
-        status, headers, _ = await proxy.post(PATH.decode(), orjson.dumps(CHAT), {**KEY, "prefer": "respond-async, wait=1"})
-        assert status == 200
-        assert "location" not in headers
-    return f"{len(replies):,} times 404"

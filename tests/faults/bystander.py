@@ -12,19 +12,25 @@ import time
 
 PACE_S = 0.04
 MODEL = "bystander-1"
+UNCOUNTED = "bystander-uncounted"
 _BODY = b'{"model": "bystander-1", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 5}'
 _ANSWER = (
     b'{"id": "1", "model": "bystander-1", "choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 5, "total_tokens": 10}}'
 )
-_REPLY = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(_ANSWER), _ANSWER)
+# For UNCOUNTED: without usage, so that Tollhouse must count it.
+_BARE = (
+    b'{"id": "1", "model": "bystander-uncounted", "choices": [{"index": 0, "message": {"role": "assistant", "content": "Hello"}}]}'
+)
+_REPLY = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
 
 
 async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     while True:
         try:
             head = await reader.readuntil(b"\r\n\r\n")
-            await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].partition(b"\r")[0]))
-            writer.write(_REPLY)
+            asked = await reader.readexactly(int(head.lower().partition(b"content-length: ")[2].partition(b"\r")[0]))
+            answer = _BARE if UNCOUNTED.encode() in asked else _ANSWER
+            writer.write(_REPLY % (len(answer), answer))
             if b"connection: close" in head:
                 break
         except (asyncio.IncompleteReadError, ConnectionError):

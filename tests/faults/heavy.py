@@ -4,7 +4,6 @@ The rule a reader could break: what is asserted is generous, since the machine m
 """
 
 import asyncio
-import re
 import time
 from collections.abc import Awaitable, Callable
 
@@ -12,14 +11,12 @@ import orjson
 
 from tests.fakes import FakeUpstream, json_answer, sse_answer
 from tests.faults.guard import MIB, PROMPT
-from tests.faults.rig import CHAT, KEY, OK, PATH, Proxy, Rig
+from tests.faults.rig import CHAT, KEY, MOST_STALL_S, OK, PATH, Proxy, Rig
 from tests.faults.row import row
 from tests.whole.conversation import chunk
 
-MOST_STALL_S = 1.0  # of a loop on a machine that has other work; the figure of the matrix is 50 ms
 _PATIENT = "connect: 20s, first_byte: 20s, first_token: 20s, idle: 20s, total: 60s, write_stall: 20s"
 _PROBE_S = 0.004
-_LAG = re.compile(r'^tollhouse_loop_lag_seconds_bucket\{le="([^"]+)"\} (\S+)$', re.MULTILINE)
 _ENGLISH = "the quick brown fox jumps over the lazy dog "
 # The last one's text has to be counted: its bytes are more than what is left.
 _RULES = """
@@ -52,13 +49,6 @@ class _Prober:
 
 def _chat(content: object, *, user: str = "u", **fields: object) -> bytes:
     return orjson.dumps({**CHAT, "messages": [{"role": "user", "content": content}], "user": user, **fields})
-
-
-async def _lag(proxy: Proxy) -> float:
-    """The edge of the bucket of the loop's longest lateness, seconds."""
-    _, text = await proxy.admin("/metrics")
-    counts = sorted((float(edge), float(count)) for edge, count in _LAG.findall(text))
-    return next(edge for edge, count in counts if count == counts[-1][1])
 
 
 def _inputs(size: int) -> dict[str, tuple[bytes, int | None]]:
@@ -146,7 +136,7 @@ async def weighed(rig: Rig) -> str:
         await measured("an event of MiB", large_event)
         await measured("an answer of MiB", large_answer)
         await measured("a large policy file", reload)
-        lag_s = await _lag(proxy)
+        lag_s = await proxy.lag_s()
     worst = max(stalls, key=lambda what: stalls[what])
     assert stalls[worst] <= MOST_STALL_S, f"{worst}: {stalls[worst] * 1e3:.0f} ms"
     longest = sorted(stalls.items(), key=lambda stall: -stall[1])[:4]

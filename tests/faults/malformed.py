@@ -18,6 +18,14 @@ _LENGTH = b"content-length: %d" % len(BODY)
 _ODD = b"x-odd: %b" % CANARY
 CHUNKS = b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
 
+# What a WebSocket begins with.
+OPENING = (
+    b"connection: Upgrade",
+    b"upgrade: websocket",
+    b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==",
+    b"sec-websocket-version: 13",
+)
+
 
 def request(
     *fields: bytes,
@@ -29,6 +37,14 @@ def request(
     """A request of these fields, in the order in which they come; key and type go before them."""
     lines = [line, *([host] if host else []), _KEY, _TYPE, *fields, b"", b""]
     return end.join(lines) + body
+
+
+def post(target: bytes, body: bytes, *fields: bytes) -> bytes:
+    return request(b"content-length: %d" % len(body), *fields, line=b"POST %b HTTP/1.1" % target, body=body)
+
+
+def get(target: bytes, *fields: bytes, method: bytes = b"GET") -> bytes:
+    return request(*fields, line=b"%b %b HTTP/1.1" % (method, target), body=b"")
 
 
 def _at(target: bytes, method: bytes = b"POST") -> bytes:

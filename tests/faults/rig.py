@@ -8,17 +8,20 @@ The rule a reader could break: whoever makes a fault closes its own sockets befo
 """
 
 import asyncio
+import re
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from tests.fakes import FakeUpstream, Step, json_answer, sse_answer
+from tests.faults.bystander import UNCOUNTED
 from tests.faults.guard import ANSWER, APP_KEY, MIB, OTHER_KEY, PROMPT, Guard
 from tests.house import UPSTREAM_KEY, hash_of
 from tests.whole.conversation import chunk
@@ -44,6 +47,9 @@ OK: list[Step] = json_answer(
 LIMIT_USD = 5.0
 # Timeouts for faults that no deadline is to end: a busy machine is slow.
 PATIENT = "connect: 20s, first_byte: 20s, first_token: 20s, idle: 20s, total: 60s, write_stall: 20s"
+# Of a loop, on a machine that has other work; the figure of the matrix is 50 ms.
+MOST_STALL_S = 1.0
+_LAG = re.compile(r'^tollhouse_loop_lag_seconds_bucket\{le="([^"]+)"\} (\S+)$', re.MULTILINE)
 _WARM_CALLS = 25  # of the bystander, before a fault begins
 
 
@@ -84,21 +90,24 @@ class Rig:
         alone: bool = False,
         limit_usd: float = LIMIT_USD,
         within: Sequence[str] = (),
+        descriptors: int | None = None,
     ) -> AsyncIterator["Proxy"]:
         """A serving process that is checked at the end.
 
         upstream: its URL without /v1, or the fake one, whose connections are then let go before the check. options: further settings of
         the upstream. rules: YAML items under `policies`; more: further top-level YAML. growth: see Guard. alone: without the other tenant.
         limit_usd: of the budget that all calls are under.
-        within: see Serving.
+        within, descriptors: see Serving.
         """
         url = upstream if isinstance(upstream, str) else upstream.url
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             async with bystander() as other:
                 text = _policy(url, other.port, timeouts=timeouts, options=options, rules=rules, more=more, limit_usd=limit_usd)
-                async with Proxy(folder, text, env={"TOLLHOUSE_DRAIN_S": "2", **(env or {})}, within=within) as proxy:
+                serving = Proxy(folder, text, env={"TOLLHOUSE_DRAIN_S": "2", **(env or {})}, within=within, descriptors=descriptors)
+                async with serving as proxy:
                     proxy.guard = Guard(proxy, folder, limit_usd=limit_usd)
+                    await proxy.ready_to_count()
                     if not alone:
                         await other.begin(proxy.port)
                     proxy.other = other
@@ -121,11 +130,21 @@ class Proxy(Serving):
     guard: Guard
     other: "_Other"
     began: int
+    _lag: Mapping[float, int]
 
     async def begin(self) -> None:
         """The fault begins here: what is open, used and slow by now was so without it. Again once a first call has loaded what it takes."""
         await self.guard.baseline()
+        self._lag = await self._lags()
         self.began = len(self.other.lines)
+
+    async def ready_to_count(self) -> None:
+        """Wait for the encoding that a server loads behind its start, or its memory would seem to be the fault's."""
+        body = b'{"model":"%b","messages":[{"role":"user","content":"Hello"}],"max_tokens":5}' % UNCOUNTED.encode()
+        headers = {"authorization": f"Bearer {OTHER_KEY}", "content-type": "application/json"}
+        status, _, _ = await self.post(PATH, body, headers)
+        assert status == 200
+        await self.let_go()
 
     async def begin_counting(self, upstream: FakeUpstream) -> None:
         """`begin` after an answer without usage, which is counted: that loads an encoding and its thread for good."""
@@ -138,9 +157,23 @@ class Proxy(Serving):
         return await self.post(PATH, orjson.dumps({**CHAT, **fields}), KEY)
 
     def forget(self) -> None:
-        """Drop what was logged so far: for a row whose many calls cost nothing, and would fill the memory of the test."""
+        """Drop what was logged so far of calls that cost nothing: for a row whose many would fill the memory of the test."""
         self._stdout.clear()
-        self._lines.clear()
+        self._lines[:] = [line for line in self._lines if line.get("cost_nanousd")]
+
+    async def lag_s(self) -> float:
+        """By how many seconds its loop was late since the fault began, at most: the edge of a bucket."""
+        counts = {edge: count - self._lag.get(edge, 0) for edge, count in (await self._lags()).items()}
+        return min(edge for edge, count in counts.items() if count == counts[inf])
+
+    async def _lags(self) -> dict[float, int]:
+        """How often the loop was late by no more than so many seconds, since the start."""
+        _, text = await self.admin("/metrics")
+        return {float(edge): int(count) for edge, count in _LAG.findall(text)}
+
+    def disk(self) -> int:
+        """Bytes that its state takes."""
+        return sum(path.stat().st_blocks * 512 for path in self.state.rglob("*") if path.is_file())
 
     async def call_lines(self, count: int = 1, *, timeout_s: float = 30.0) -> list[dict[str, Any]]:
         """Wait until so many of the app's calls have ended, and return all of their lines."""

@@ -17,7 +17,11 @@ if TYPE_CHECKING:
 Play = Callable[["Rig"], Awaitable[str]]
 
 # The modules whose rows make up the matrix.
-_MODULES = ("upstream", "bodies", "clients", "slow", "abuse", "host", "disk", "hooks", "heavy")
+_MODULES = (
+    *("upstream", "bodies"),
+    *("clients", "slow", "costs", "targets", "keys", "abuse", "later", "connections"),
+    *("host", "disk", "hooks", "heavy"),
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,7 +73,10 @@ class _Door:
 
     def admitted(self, path: str, sent: bytes, times: int) -> list[tuple[Call | None, str]]:
         """The call that is made of a body, or None, and how it was judged in words; each time that it comes."""
-        admission = Admission(MemoryStore(self._clock), self._unused, self._clock, self._unused, body_s=1.0, pseudonym="th")
+        unused = self._unused
+        admission = Admission(
+            MemoryStore(self._clock), unused, self._clock, unused, guesses=unused, overload=unused, body_s=1.0, pseudonym="th"
+        )
         head = RequestHead(method="POST", target=path, headers={"content-type": "application/json"}, keep=True, modern=True)
         head.known = True
         arrival: Any = type("Arrival", (), {"head": head, "loopback": True})()

@@ -20,18 +20,27 @@ from proxy.chance import Chance
 from proxy.deadlines import Sweep
 from proxy.dispatch import Dispatch
 from proxy.downstream.listener import Listener
+from proxy.downstream.rules import Rejection
 from proxy.edge import Edge
+from proxy.errors import UpstreamError
+from proxy.guesses import Guesses
+from proxy.health import Health
+from proxy.memory import Memory
+from proxy.overload import Overload
 from proxy.pipeline import Pipeline
 from proxy.policy.compile import compile_text
 from proxy.settlement import Settlement
 from proxy.spenders import Spenders
 from proxy.state.memory import MemoryStore
+from proxy.telemetry.metrics import Metrics
 from proxy.tokens import Count
 from proxy.trip import Trip
 from proxy.upstream.heads import Heads
+from proxy.wire.failure import public_body
+from proxy.wire.surfaces import SOCKETS
 from tests.clock import FakeClock
 from tests.faults.guard import APP_KEY
-from tests.faults.malformed import REQUESTS, SOUND, request
+from tests.faults.malformed import OPENING, REQUESTS, SOUND, request
 from tests.fuzz.strict import Read, read_all
 from tests.fuzz.turns import TurnLoop
 from tests.house import UPSTREAM_KEY, hash_of
@@ -39,7 +48,7 @@ from tests.house import UPSTREAM_KEY, hash_of
 CAP = 100
 POLICY = f"""version: 1
 upstreams:
-  main: {{base_url: "http://model/v1", api_key: {UPSTREAM_KEY}, retries: {{attempts: 1}}}}
+  main: {{base_url: "http://model/v1", api_key: {UPSTREAM_KEY}, retries: {{attempts: 1}}, breaker: {{failures: 0}}}}
 keys:
   - {{id: app, hash: "{hash_of(APP_KEY)}", user: {{header: x-user}}}}
 unmetered: ["/v1/files*"]
@@ -47,9 +56,8 @@ prices: {{unknown: {{input: 1, output: 1}}}}
 policies:
   - {{name: all, max_tokens: {{cap: {CAP}}}, budget: {{usd: 1000000000, per: month, when_spent: reject}}}}
 """
-MALFORMED = (
-    b'{"error":{"message":"The HTTP request is malformed.","type":"invalid_request_error","param":null,"code":"bad_request"}}'
-)
+_MOST_CONNECTIONS = 1 << 20
+_REFILL_S = 60.0
 _USAGE = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2, "input_tokens": 1, "output_tokens": 1}
 _ANSWER = orjson.dumps({"model": "m", "choices": [], "usage": _USAGE})
 _STREAM = b"data: " + _ANSWER + b'\n\ndata: {"type":"response.completed","response":' + _ANSWER + b"}\n\ndata: [DONE]\n\n"
@@ -106,12 +114,17 @@ class _Recorder:
         self.sent.append((self._heads.head(ask, own, len(sent)), sent))
         return self._answer(ask, sent)
 
-    async def open(self, ask: Any, own: Any, body: Any, *, connect_timeout_s: float) -> _Answer:
+    async def open(self, ask: Any, own: Any, body: Any, *, connect_timeout_s: float, progress: Any = None) -> _Answer:
         place = len(self.sent)
         self.sent.append(None)
         sent = b"".join([chunk async for chunk in body])
         self.sent[place] = self._heads.head(ask, own, len(sent)), sent
         return self._answer(ask, sent)
+
+    async def link(self, ask: Any, own: Any, make: Any, *, connect_timeout_s: float) -> Any:
+        """Sessions begin in tests of their own: here it is only seen who gets so far."""
+        assert (ask.method, ask.target.partition("?")[0]) in (("GET", "/realtime"), ("GET", "/responses"))
+        raise UpstreamError("upstream_unreachable", "It takes no sessions.", sent=False)
 
     def _answer(self, ask: Any, sent: bytes) -> _Answer:
         if ask.method == "HEAD":
@@ -171,18 +184,48 @@ class Port:
         self.upstream = _Recorder()
         counter: Any = _Counter()
         me: Any = self
-        self.admission = Admission(store=self.store, tokenizer=counter, clock=clock, observer=me, body_s=9.0, pseudonym="th")
+        metrics = Metrics(version="1", clock=clock)
+        health = Health("main", clock=clock, log=me, metrics=metrics, pages=me)
+        overload = Overload(
+            memory=Memory([]),
+            max_calls=1 << 20,
+            now=self.loop.time,
+            random=Chance(),
+            log=me,
+            shed=metrics.shed,
+            gauge=metrics.overloaded,
+        )
+        self._clock = clock
+        self.admission = Admission(
+            store=self.store,
+            tokenizer=counter,
+            clock=clock,
+            observer=me,
+            guesses=Guesses(clock, counted=lambda code: None),
+            overload=overload,
+            body_s=9.0,
+            pseudonym="th",
+        )
         self.pipeline = Pipeline(
             policies=lambda: policies,
             admission=self.admission,
-            dispatch=Dispatch(upstream=lambda name, config: self.upstream, pseudonym="th"),  # type: ignore[arg-type,return-value]
+            dispatch=Dispatch(
+                upstream=lambda name, config: self.upstream,  # type: ignore[arg-type,return-value]
+                health=lambda name, config: health,
+                pseudonym="th",
+                clock=clock,
+                random=Chance(),
+                body_s=9.0,
+            ),
             settlement=Settlement(tokenizer=counter, notify=lambda notices: None, spenders=Spenders(clock)),
             sweep=Sweep(self.loop),
             clock=clock,
             random=Chance(),
             observer=me,
+            overload=overload,
         )
-        self.edge = Edge(self.pipeline)
+        self.rejections: list[Rejection] = []
+        self.edge = Edge(self.pipeline, rejected=self.rejections.append, most_connections=_MOST_CONNECTIONS)
         self.listener = self.edge.listener
         self.faults: list[str] = []
         self.trips: list[tuple[Trip, int]] = []  # with how much was sent upstream by its end
@@ -197,14 +240,24 @@ class Port:
     def fault(self, error: BaseException, request_id: str) -> None:
         self.faults.append("".join(traceback.format_exception(error)))
 
+    # ── as its log and its pages, which nobody reads ─────────────────────────────────────────────────────────────────
+
+    def event(self, name: str, /, **fields: Any) -> None: ...
+
+    def notify(self, outages: Any, /) -> None: ...
+
+    def outage_over(self) -> None: ...
+
     # ── one input ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def play(self, data: bytes) -> str:
         """Send this as a client would, and judge what came of it. Returns what it was in a word. Errors: AssertionError."""
         self.trips.clear()
+        self.rejections.clear()
         self.upstream.sent.clear()
         self.admission._entries.clear()
-        self.listener = Listener(answer=self.listener.answer, malformed=self.listener.malformed, wall_s=lambda: 1.8e9)
+        self._clock.advance(_REFILL_S)  # what was guessed in one input is forgotten in the next
+        self.listener = Listener(answer=self.listener.answer, reject=self.listener.reject, wall_s=lambda: 1.8e9)
         loop, pipe = self.loop, _Pipe()
         connection = self.listener.connect(loop)
         connection.connection_made(pipe)  # type: ignore[arg-type]
@@ -240,7 +293,7 @@ class Port:
             match = _HEAD.match(out, at)
             assert match is not None, out[at:][:200]
             status = int(match[1])
-            assert status < 500, (status, trip.error)
+            assert status < 500 or (status == 502 and trip.call.surface in SOCKETS.values()), (status, trip.error)
             assert status == trip.status
             assert UPSTREAM_KEY.encode() not in match[2]
             at = _behind(out, match, bodiless=trip.call.method == "HEAD")
@@ -257,9 +310,13 @@ class Port:
         if at < len(out):
             match = _HEAD.match(out, at)
             assert match is not None
-            assert match[1] == b"400"
-            assert out[match.end() :] == MALFORMED, "an answer to nothing, or to what is no request in other words"
+            [(_, error)] = self.rejections
+            assert (int(match[1]), out[match.end() :]) == (error.status, public_body(error)), (
+                "an answer to nothing, or in other words"
+            )
+            assert b"connection: close\r\n" in match[2], "what comes behind it may be read as a request"
             return "malformed"
+        assert not self.rejections or not self.trips or self.trips[-1][0].ending == "client_gone", "it was rejected without a word"
         if not self.trips:
             return "nothing"
         return "forwarded" if any(self.upstream.sent) else "refused"
@@ -336,6 +393,8 @@ _FORMED = request(b"content-length: %d" % len(_FORM), line=b"POST /v1/audio/tran
 SEEDS = (
     _FORMED.replace(b"application/json", b"multipart/form-data; boundary=b"),
     _FORMED.replace(b"application/json", b'multipart/form-data; boundary="b"'),
+    request(*OPENING, line=b"GET /v1/realtime?model=gpt-realtime HTTP/1.1", body=b""),
+    request(*OPENING, line=b"GET /v1/responses HTTP/1.1", body=b""),
     *SOUND.values(),
     *REQUESTS.values(),
 )

@@ -66,6 +66,12 @@ class TurnLoop(asyncio.AbstractEventLoop):
     def create_task(self, coro: Any, **options: Any) -> "asyncio.Task[Any]":
         return asyncio.Task(coro, loop=self, **options)
 
+    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> "asyncio.Future[Any]":  # type: ignore[override]
+        """Here and now."""
+        future = self.create_future()
+        future.set_result(func(*args))
+        return future
+
     def time(self) -> float:
         return self.moved
 
