@@ -73,9 +73,8 @@ async def malformed(rig: Rig) -> str:
                 if port is None:
                     continue
                 theirs = await differential.verdict(port, far, name, sent)
-                if ours.taken and not theirs.taken:
-                    assert name in differential.LENIENT, f"{name}: nginx refuses it ({theirs}), and we do not"
-                elif ours.taken:
+                if ours.taken:
+                    assert theirs.taken, f"{name}: nginx refuses it ({theirs}), and we do not"
                     assert differential.same(ours.sent[0], theirs.sent[0]), f"{name}: {ours.sent[0]} and {theirs.sent[0]}"
                 elif theirs.taken:
                     stricter.append(name)

@@ -19,11 +19,6 @@ from tests.faults.raw import HANG_S, Line, Reply, line
 
 _CUT = "cut off"  # what begins with this is never whole, and is followed by the end of the client's side
 
-# What nginx refuses and Tollhouse takes, and why that is no harm.
-LENIENT = {
-    "version of another protocol": "llhttp takes RTSP's version for HTTP's; the upstream is spoken to in HTTP/1.1 all the same",
-}
-
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
