@@ -20,7 +20,7 @@ Play = Callable[["Rig"], Awaitable[str]]
 _MODULES = (
     *("upstream", "bodies"),
     *("clients", "slow", "costs", "targets", "keys", "abuse", "later", "connections"),
-    *("host", "disk", "hooks", "heavy"),
+    *("host", "memory", "disk", "hooks", "heavy"),
 )
 
 
