@@ -28,8 +28,8 @@ from tests.whole.process import Serving, ran
 _HARD = """
 - {name: capped, max_tokens: {cap: 1000}}
 - {name: purse, budget: {usd: 50, per: month, by: user, when_spent: reject}}
-- {name: another with a long name that is written down for each of its users, budget: {usd: 50, per: day, by: user, when_spent: reject}}
-- {name: a third with a long name that is written down for each of its users, budget: {usd: 50, per: hour, by: user, when_spent: reject}}
+- {name: another_with_a_long_name_that_is_written_for_each_user, budget: {usd: 50, per: day, by: user, when_spent: reject}}
+- {name: a_third_with_a_long_name_that_is_written_for_each_user, budget: {usd: 50, per: hour, by: user, when_spent: reject}}
 """
 _SOFT = _HARD.replace("when_spent: reject", "when_spent: alarm")
 _HEADERS = {"authorization": "Bearer app-key", "content-type": "application/json"}

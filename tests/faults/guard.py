@@ -53,6 +53,13 @@ class Guard:
         [line] = [line for line in Path(f"/proc/{self._proxy.pid}/status").read_text().splitlines() if line.startswith("VmHWM:")]
         return int(line.split()[1]) * 1024 - self._rss
 
+    def unshared_peak(self) -> int:
+        """Bytes of memory that the process had at most and that the system could not take back: without the pages of files, which hardly
+        change in number.
+        """
+        shared = int(Path(f"/proc/{self._proxy.pid}/statm").read_text().split()[2]) * _PAGE
+        return self.peak() + self._rss - shared
+
     def descriptors(self) -> int:
         return len(os.listdir(f"/proc/{self._proxy.pid}/fd"))
 

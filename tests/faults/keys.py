@@ -1,4 +1,4 @@
-"""Keys: of calls that are to be made once, and of whoever calls. Rows B16 to B18."""
+"""Keys of callers: row B18."""
 
 import asyncio
 import time
@@ -6,73 +6,15 @@ import time
 import orjson
 
 from tests.fakes import FakeUpstream
-from tests.faults.guard import APP_KEY, MIB
+from tests.faults.guard import APP_KEY
 from tests.faults.malformed import PATH, post
 from tests.faults.raw import told, told_each
-from tests.faults.rig import CHAT, KEY, OK, Proxy, Rig
+from tests.faults.rig import CHAT, OK, Proxy, Rig
 from tests.faults.row import row
 from tests.house import hash_of
 
 _AT_ONCE = 20  # wrong keys of one source; then one a second
 _MADE_KEY = "th-" + "Canary7f3a" + "k" * 33  # as `tollhouse keys new` makes them
-
-
-@row(
-    "B16",
-    "Idempotency-Key: again, with another body, from another user, 1 MB long, with a line break",
-    "not built yet: the key is passed over and stays here, each call is a call and is billed; twice or broken is 400, too long 431",
-)
-async def idempotency_keys(rig: Rig) -> str:
-    async with FakeUpstream(default=OK) as upstream, rig.proxy(upstream) as proxy:
-        for key, fields, user in (
-            ("a", {}, "ada"),
-            ("a", {}, "ada"),
-            ("a", {"max_tokens": 9}, "ada"),
-            ('"a"', {}, "bob"),
-            ("a" * 4000, {}, "ada"),
-        ):
-            headers = {**KEY, "idempotency-key": key, "x-user": user}
-            status, answered, _ = await proxy.post(PATH.decode(), orjson.dumps({**CHAT, **fields}), headers)
-            assert status == 200
-            assert "tollhouse-task" not in answered
-        assert len(upstream.requests) == 5
-        assert all(sent.header("idempotency-key") is None for sent in upstream.requests)
-        assert sum(line["cost_nanousd"] > 0 for line in await proxy.call_lines(5)) == 5
-        body = orjson.dumps(CHAT)
-        for broken in (
-            b"idempotency-key: a\r\nidempotency-key: b",
-            b"idempotency-key: " + b"a" * MIB,
-            b"idempotency-key: a\rb",
-            b"idempotency-key: a\0b",
-        ):
-            reply = await told(proxy.port, post(PATH, body, broken))
-            assert reply is not None
-            too_long = len(broken) > MIB
-            assert (reply.status, reply.code) == ((431, "head_too_large") if too_long else (400, "bad_request"))
-        assert len(upstream.requests) == 5
-    return "5 calls with one key are 5 calls; 4 keys that are none are 400 or 431"
-
-
-@row(
-    "B17",
-    "filling the store of idempotency keys or tasks",
-    "not built yet: nothing is stored for a key, so memory and disk stay as they are",
-)
-async def key_flood(rig: Rig) -> str:
-    count = rig.times(short=500, long=10_000)
-    async with FakeUpstream(default=OK) as upstream, rig.proxy(upstream) as proxy:
-        body = b'{"model":"no-such-model","messages":[]}'
-        await told_each(proxy.port, [post(PATH, body, b"idempotency-key: warm-%d" % n) for n in range(200)])
-        await asyncio.sleep(0)
-        before, disk = proxy.guard.rss(), proxy.disk()
-        replies = await told_each(
-            proxy.port, [post(PATH, body, b"idempotency-key: key-%d" % n, b"prefer: respond-async") for n in range(count)]
-        )
-        assert {reply.status for reply in replies} == {403}
-        grown = proxy.guard.rss() - before
-        assert grown < 4 * MIB, f"{grown / MIB:.1f} MiB more"
-        assert proxy.disk() - disk < 4 * MIB
-    return f"{count:,} keys: {grown / MIB:.1f} MiB of memory"
 
 
 def _unkeyed(*fields: bytes, target: bytes = PATH) -> bytes:

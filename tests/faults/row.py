@@ -19,8 +19,8 @@ Play = Callable[["Rig"], Awaitable[str]]
 # The modules whose rows make up the matrix.
 _MODULES = (
     *("upstream", "bodies"),
-    *("clients", "slow", "costs", "targets", "keys", "abuse", "later", "connections"),
-    *("host", "disk", "hooks", "heavy"),
+    *("clients", "slow", "costs", "targets", "keys", "abuse", "recordings", "connections"),
+    *("host", "memory", "disk", "hooks", "heavy"),
 )
 
 

@@ -29,6 +29,7 @@ from proxy.memory import Memory
 from proxy.overload import Overload
 from proxy.pipeline import Pipeline
 from proxy.policy.compile import compile_text
+from proxy.records import Records
 from proxy.settlement import Settlement
 from proxy.spenders import Spenders
 from proxy.state.memory import MemoryStore
@@ -223,6 +224,7 @@ class Port:
             random=Chance(),
             observer=me,
             overload=overload,
+            recorder=Records(clock=clock, random=Chance(), log=me, metrics=metrics, announce=self.notify).desk,
         )
         self.rejections: list[Rejection] = []
         self.edge = Edge(self.pipeline, rejected=self.rejections.append, most_connections=_MOST_CONNECTIONS)
