@@ -13,7 +13,7 @@ from tests.fakes import FakeUpstream, Step, Wait, json_answer
 from tests.faults.fuzzed import fuzzed
 from tests.faults.guard import APP_KEY, MIB
 from tests.faults.malformed import CANARY, PATH, request
-from tests.faults.raw import Reply, told, told_each
+from tests.faults.raw import told, told_each
 from tests.faults.rig import CHAT, KEY, OK, Proxy, Rig
 from tests.faults.row import row
 from tests.house import error_of, hash_of
@@ -342,63 +342,6 @@ async def burst(rig: Rig) -> str:
     return f"{rounds} times {at_once} calls at once on each of three limits: 1, 1 and {fits} let through, every time"
 
 
-@row(
-    "B16",
-    "Idempotency-Key: again, with another body, from another user, 1 MB long, with a line break",
-    "not built yet: the key is passed over and stays here, each call is a call and is billed; twice in one head, too long or broken is 400",
-)
-async def idempotency_keys(rig: Rig) -> str:
-    async with FakeUpstream(default=OK) as upstream, rig.proxy(upstream) as proxy:
-        for key, fields, user in (
-            ("a", {}, "ada"),
-            ("a", {}, "ada"),
-            ("a", {"max_tokens": 9}, "ada"),
-            ('"a"', {}, "bob"),
-            ("a" * 4000, {}, "ada"),
-        ):
-            headers = {**KEY, "idempotency-key": key, "x-user": user}
-            status, answered, _ = await proxy.post(PATH.decode(), orjson.dumps({**CHAT, **fields}), headers)
-            assert status == 200
-            assert "tollhouse-task" not in answered
-        assert len(upstream.requests) == 5
-        assert all(sent.header("idempotency-key") is None for sent in upstream.requests)
-        assert sum(line["cost_nanousd"] > 0 for line in await proxy.call_lines(5)) == 5
-        body = orjson.dumps(CHAT)
-        for broken in (
-            b"idempotency-key: a\r\nidempotency-key: b",
-            b"idempotency-key: " + b"a" * MIB,
-            b"idempotency-key: a\rb",
-            b"idempotency-key: a\0b",
-        ):
-            reply = await told(proxy.port, _post(PATH, body, broken))
-            assert reply is not None
-            assert (reply.status, reply.code) == (400, "bad_request")
-        assert len(upstream.requests) == 5
-    return "5 calls with one key are 5 calls; 4 keys that are none are 400"
-
-
-@row(
-    "B17",
-    "filling the store of idempotency keys or tasks",
-    "not built yet: nothing is stored for a key, so memory and disk stay as they are",
-)
-async def key_flood(rig: Rig) -> str:
-    count = rig.times(short=500, long=10_000)
-    async with FakeUpstream(default=OK) as upstream, rig.proxy(upstream) as proxy:
-        body = b'{"model":"no-such-model","messages":[]}'
-        await told_each(proxy.port, [_post(PATH, body, b"idempotency-key: warm-%d" % n) for n in range(200)])
-        await asyncio.sleep(0)
-        before, disk = proxy.guard.rss(), _disk(proxy)
-        replies = await told_each(
-            proxy.port, [_post(PATH, body, b"idempotency-key: key-%d" % n, b"prefer: respond-async") for n in range(count)]
-        )
-        assert {reply.status for reply in replies} == {403}
-        grown = proxy.guard.rss() - before
-        assert grown < 4 * MIB, f"{grown / MIB:.1f} MiB more"
-        assert _disk(proxy) - disk < 4 * MIB
-    return f"{count:,} keys: {grown / MIB:.1f} MiB of memory"
-
-
 def _disk(proxy: Proxy) -> int:
     return sum(path.stat().st_blocks * 512 for path in proxy.state.rglob("*") if path.is_file())
 
@@ -617,50 +560,3 @@ async def log_flood(rig: Rig) -> str:
         [dropped] = re.findall(r"^tollhouse_log_dropped\w*(?:_total)? (\d+)", metrics, re.MULTILINE)
         assert int(dropped) == 0, "its reader was not stuck"
     return f"{count:,} refusals, {count:,} lines of {each:.0f} bytes; nothing on disk"
-
-
-@row(
-    "B23",
-    "resuming with a Last-Event-ID that is wrong, old or somebody else's",
-    "not built yet: it is passed over and stays here, nothing is resumed, a POST is a new call, and billed",
-)
-async def resuming(rig: Rig) -> str:
-    async with FakeUpstream(default=OK) as upstream, rig.proxy(upstream) as proxy:
-        ids = ("1", "task.5", "-1", "9" * 4000, "../x", "")
-        for last in ids:
-            status, headers, _ = await proxy.post(
-                PATH.decode(), orjson.dumps(CHAT), {**KEY, "last-event-id": last, "prefer": "event-ids"}
-            )
-            assert status == 200
-            assert upstream.requests[-1].header("last-event-id") is None
-            assert upstream.requests[-1].header("prefer") is None
-            assert "preference-applied" not in headers
-        assert len(upstream.requests) == len(ids)
-        assert sum(line["cost_nanousd"] > 0 for line in await proxy.call_lines(len(ids))) == len(ids)
-        reply = await told(proxy.port, _get(PATH, b"last-event-id: 1"))
-        assert reply is not None
-        assert reply.status == 405
-    return f"{len(ids)} ids passed over, {len(ids)} calls billed"
-
-
-@row(
-    "B24",
-    "ids of tasks guessed, polled by the thousand, asked for after a restart",
-    "not built yet: a path below /tasks is 404 for every id and method, and `Prefer: respond-async` is passed over",
-)
-async def tasks(rig: Rig) -> str:
-    count = rig.times(short=300, long=10_000)
-    async with FakeUpstream(default=OK) as upstream, rig.proxy(upstream) as proxy:
-        replies: list[Reply] = []
-        for path in (b"/tasks", b"/tasks/task_1", b"/tasks/task_1/result", b"/tasks/task_1/events", b"/tasks/..%2fv1"):
-            replies += await told_each(
-                proxy.port, [_get(path, b"last-event-id: 1", method=method) for method in (b"GET", b"DELETE", b"PUT")]
-            )
-        replies += await told_each(proxy.port, [_get(b"/tasks/task_%d" % n) for n in range(count)])
-        assert {(reply.status, reply.code) for reply in replies} == {(404, "not_found")}
-        assert len({reply.body for reply in replies}) <= 2
-        assert upstream.received_bytes == 0
-        status, headers, _ = await proxy.post(PATH.decode(), orjson.dumps(CHAT), {**KEY, "prefer": "respond-async, wait=1"})
-        assert status == 200
-        assert "location" not in headers
-    return f"{len(replies):,} times 404"
