@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Play = Callable[["Rig"], Awaitable[str]]
 
 # The modules whose rows make up the matrix.
-_MODULES = ("upstream", "bodies", "clients", "slow", "abuse", "host", "disk", "hooks", "heavy")
+_MODULES = ("upstream", "bodies", "clients", "slow", "abuse", "host", "disk", "hooks", "heavy", "recorded")
 
 
 @dataclass(frozen=True, slots=True)
