@@ -19,7 +19,7 @@ Play = Callable[["Rig"], Awaitable[str]]
 # The modules whose rows make up the matrix.
 _MODULES = (
     *("upstream", "bodies"),
-    *("clients", "slow", "costs", "targets", "keys", "abuse", "recordings", "connections"),
+    *("clients", "slow", "costs", "targets", "keys", "abuse", "recorded", "connections"),
     *("host", "memory", "disk", "hooks", "heavy"),
 )
 

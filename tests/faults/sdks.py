@@ -16,12 +16,12 @@ from typing import Any
 import openai
 import orjson
 
-from tests.fakes import FakeUpstream
+from tests.fakes import FakeUpstream, Wait
 from tests.faults.caller import Caller
 from tests.faults.cuts import Cut, Cutter, cuts
-from tests.faults.guard import APP_KEY
-from tests.faults.rig import PATIENT, Proxy, Rig
-from tests.whole.process import environment
+from tests.faults.guard import ANSWER, APP_KEY
+from tests.faults.rig import CHAT, OK, PATIENT, STREAM, Proxy, Rig
+from tests.whole.process import Serving, environment
 
 _NODE = Path(__file__).parent / "node"
 INSTALLED = Path(__file__).parents[2] / ".tools" / "openai-node"
@@ -68,16 +68,61 @@ async def _python(app: openai.AsyncOpenAI, case: Cut) -> Ended:
 
 async def node_app(proxy: Proxy, cases: Sequence[Cut]) -> dict[str, Ended]:
     """Each case as an app in Node would live through it. There must be an installed SDK."""
-    node = shutil.which("node")
-    assert node is not None
     plan = {
         "base_url": f"{proxy.url}/v1",
         "key": APP_KEY,
         "at_once": _AT_ONCE,
         "cases": [{"id": case.id, "surface": case.surface, "stream": case.k is not None, "asked": case.asked} for case in cases],
     }
+    return {one["id"]: Ended(one["items"], one["error"], one["code"]) for one in await _ran("app.mjs", plan)}
+
+
+async def keyed_in_node(proxy: Serving, upstream: FakeUpstream, *, key: str, name: str) -> None:
+    """An app in Node whose calls bear Idempotency-Keys, which begin with `name`: two at once are one, and so are a stream that is cut, the
+    retry that goes on with it, and a third call behind its end. There must be an installed SDK, and nobody else's reads.
+    """
+    whole, stream = asyncio.Event(), asyncio.Event()
+    head, first, *rest = STREAM
+    upstream.queue([Wait(whole), *OK])
+    upstream.queue([head, first, Wait(stream), *rest])
+    asked, reads, ended = len(upstream.requests), len(proxy.lines("recording.read")), len(_charged(proxy))
+    plan = {"base_url": f"{proxy.url}/v1", "key": key, "asked": CHAT, "name": name}
+    running = asyncio.create_task(_ran("keyed.mjs", plan))
+    try:
+        for go, count in ((whole, 1), (stream, 3)):  # the second is there; it was replayed, and the retry is there
+            reading = asyncio.create_task(proxy.logged("recording.read", reads + count))
+            await asyncio.wait((running, reading), return_when=asyncio.FIRST_COMPLETED)
+            reading.cancel()
+            go.set()
+        said = await running
+    finally:
+        running.cancel()
+    assert len(upstream.requests) - asked == 2
+    assert len({answer["text"] for answer in said["answers"]}) == 1
+    assert ANSWER in said["answers"][0]["text"]
+    assert sorted(answer["replayed"] for answer in said["answers"]) == [False, True, True]
+    assert said["answers"][2]["replayed"]
+    assert said["retried"] == said["replayed"]
+    assert said["first"] == said["retried"][0]
+    assert [item["choices"][0]["delta"]["content"] for item in said["retried"]] == [ANSWER, "!", ""]
+    async with asyncio.timeout(_NODE_S):
+        while len(_charged(proxy)) - ended < 2:
+            await asyncio.sleep(0.02)
+    await proxy.logged("recording.read", reads + 4)
+    assert len(_charged(proxy)) - ended == 2
+
+
+def _charged(proxy: Serving) -> list[dict[str, Any]]:
+    """The calls that cost something, but for the bystander's."""
+    return [line for line in proxy.lines("call.finished") if line["cost_nanousd"] and line["key"] != "other"]
+
+
+async def _ran(program: str, plan: Any) -> Any:
+    """What a program for Node tells, as JSON, of what it is given. Errors: AssertionError where it fails."""
+    node = shutil.which("node")
+    assert node is not None
     process = await asyncio.create_subprocess_exec(
-        *(node, str(_NODE / "app.mjs"), str(INSTALLED)),
+        *(node, str(_NODE / program), str(INSTALLED)),
         env=environment(INSTALLED),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
@@ -91,7 +136,7 @@ async def node_app(proxy: Proxy, cases: Sequence[Cut]) -> dict[str, Ended]:
             process.kill()
             await process.wait()
     assert process.returncode == 0, complained.decode()
-    return {one["id"]: Ended(one["items"], one["error"], one["code"]) for one in json.loads(said)}
+    return json.loads(said)
 
 
 async def node_installed(*, install: bool) -> str | None:

@@ -16,8 +16,10 @@ from typing import Any
 
 import aiohttp
 import orjson
+import pytest
 
 from tests.fakes import FakeUpstream, Step, UntilClosed, Wait, sse_answer
+from tests.faults.sdks import keyed_in_node, node_installed
 from tests.house import policy
 from tests.whole.conversation import CHAT, OK, STREAM, chunk
 from tests.whole.process import Serving, environment
@@ -76,6 +78,15 @@ async def test_a_stream_of_the_official_client_goes_on_after_its_connection_was_
     assert rest == replayed == with_ids
     assert "".join(one.choices[0].delta.content or "" for one in rest) == "Hello"
     assert sum(line["cost_nanousd"] > 0 for line in lines) == 1
+
+
+async def test_the_official_client_for_node_has_the_same(tmp_path: Path) -> None:
+    """Where it is installed: `make faults` does, and plays this too."""
+    if (why := await node_installed(install=False)) is not None:
+        pytest.skip(f"openai-node is left out: {why}")
+    async with FakeUpstream() as upstream:
+        async with Serving(tmp_path, policy(RULES), upstream=upstream.url + "/v1") as proxy:
+            await keyed_in_node(proxy, upstream, key="app-key", name="k")
 
 
 def examples(language: str) -> list[str]:
