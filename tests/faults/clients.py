@@ -1,4 +1,4 @@
-"""Faults of clients on the wire: rows B4 to B9 and B25 to B27."""
+"""Faults of clients on the wire: rows B4 to B9 and B25."""
 
 import asyncio
 import gzip
