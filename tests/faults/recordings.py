@@ -197,7 +197,6 @@ def _like(id: bytes) -> bytes:
     "B24",
     "ids of tasks guessed, polled by the thousand, asked for by others, in odd places",
     "128 random bits; one 404 for what is not there and what is another's; 429 for who asks too often; 404 where nothing is recorded",
-    tests=("tests/whole/test_recorded.py",),
 )
 async def tasks(rig: Rig) -> str:
     count = rig.times(short=200, long=10_000)
