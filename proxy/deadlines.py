@@ -12,6 +12,7 @@ from math import inf
 from proxy.errors import InvalidCall, Overloaded, ProxyError, UpstreamError
 
 TICK_S = 0.1
+_PAUSE_S = 1.0  # a look that is so late was held up, as all else was
 TOO_LARGE = "too large"  # what a watch expires of, beside its deadlines, where an answer has no end
 DRAIN = "drain"
 CANCELLED, ABANDONED = "cancelled", "abandoned"  # what ends a recorded call early
@@ -127,6 +128,7 @@ class Sweep:
         self._loop = loop
         self._watches: set[Watch] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0
 
     def __repr__(self) -> str:
         return f"<Sweep watches={len(self._watches)}>"
@@ -138,7 +140,7 @@ class Sweep:
         watch = Watch(task, self._loop)
         self._watches.add(watch)
         if self._timer is None:
-            self._timer = self._loop.call_later(TICK_S, self._tick)
+            self._look_later(self._loop.time())
         return watch
 
     def forget(self, watch: Watch) -> None:
@@ -149,11 +151,20 @@ class Sweep:
         for watch in tuple(self._watches):
             watch.expire(stage)
 
+    def _look_later(self, now: float) -> None:
+        self._due = now + TICK_S
+        self._timer = self._loop.call_later(TICK_S, self._tick)
+
     def _tick(self) -> None:
+        """After a pause (a stopped process, a frozen machine) what has come in it is read before anybody is judged."""
         now = self._loop.time()
-        for watch in tuple(self._watches):
-            watch.expire_if_due(now)
-        self._timer = self._loop.call_later(TICK_S, self._tick) if self._watches else None
+        if now - self._due < _PAUSE_S:
+            for watch in tuple(self._watches):
+                watch.expire_if_due(now)
+        if self._watches:
+            self._look_later(now)
+        else:
+            self._timer = None
 
     def close(self) -> None:
         if self._timer is not None:

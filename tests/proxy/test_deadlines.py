@@ -291,3 +291,16 @@ async def test_a_watch_shows_what_it_waits_for(time: Time) -> None:
     watch = watch_on(time)
     watch.expect("idle", 1)
     assert repr(watch) == "<Watch stage='idle' expired=None>"
+
+
+async def test_after_a_pause_what_has_come_in_it_counts(time: Time) -> None:
+    """Or every stream would end that went on while the process was stopped."""
+    async with call(sweep_on(time), lambda watch: watch.expect("idle", 5)) as (task, watch):
+        time.now += 60
+        time.pass_by(TICK_S)
+        watch.beat = True  # the loop has read what lay there
+        time.pass_by(4)
+        assert watch.expired is None
+        time.now += 60
+        time.pass_by(3 * TICK_S)
+        assert await task == "idle"
