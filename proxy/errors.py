@@ -58,7 +58,9 @@ CODES: Mapping[str, Code] = {
     "task_not_found": Code(404, _REQUEST, "There is no such recording, no longer, or it is another caller's."),
     "task_running": Code(409, _REQUEST, "The call has not ended yet; come back after `retry-after`."),
     "task_interrupted": Code(410, "server_error", "The proxy stopped while the call ran; its answer is lost."),
-    "task_has_no_events": Code(409, _REQUEST, "The answer is neither a stream of events nor JSON; read the task's result."),
+    "task_has_no_events": Code(
+        409, _REQUEST, "The answer is no stream of events, or nothing that can be told as one; read the result."
+    ),
     "event_not_reached": Code(409, _REQUEST, "The stream has not come to the event after which it should go on."),
     "recording_gap": Code(410, _REQUEST, "What was asked for of a recording is no longer kept."),
     "call_cancelled": Code(409, _REQUEST, "The recorded call was cancelled, by its caller or since nobody read it."),

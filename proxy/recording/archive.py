@@ -149,10 +149,11 @@ class Archive:
                 self.forget(recording, "expired")
 
     def forget(self, recording: Recording, why: Why) -> None:
-        """Whoever reads it now may read on."""
+        """Whoever reads it now may read on; what it takes counts until then."""
         pool = self._pool(recording.terms)
         self._wake(pool, recording)
-        pool.size -= self._sizes.pop(recording, 0)
+        if not recording.readers:
+            self._discount(pool, recording)
         del self._by_id[recording.id]
         self._unclaim(recording)
         recording.forgotten = True
@@ -183,7 +184,10 @@ class Archive:
         else:
             del self._reading[owner]
         recording.readers -= 1
-        if recording.readers or recording.forgotten:
+        if recording.readers:
+            return
+        if recording.forgotten:
+            self._discount(self._pool(recording.terms), recording)
             return
         if recording.state == "running":
             recording.alone_since = now
@@ -218,6 +222,9 @@ class Archive:
     def _count(self, pool: _Pool, recording: Recording) -> None:
         pool.size += recording.size - self._sizes.get(recording, 0)
         self._sizes[recording] = recording.size
+
+    def _discount(self, pool: _Pool, recording: Recording) -> None:
+        pool.size -= self._sizes.pop(recording, 0)
 
     def _rest(self, recording: Recording) -> None:
         pool = self._pool(recording.terms)

@@ -89,7 +89,8 @@ class Pages:
         with self._recorder.reading(recording):
             await self._readable(recording)
             check_place(recording, after)
-            if after and recording.over and after == recording.last:
+            last = recording.last if recording.stream else 1  # of what is no stream, all is one event
+            if after and recording.over and after >= last:
                 trip.status = 204  # which tells an EventSource not to come back
                 sink.whole(b"", 204, own)
                 return

@@ -5,11 +5,12 @@ or is told as a gap.
 """
 
 import asyncio
+import re
 from collections.abc import Sequence
 
 from proxy.deadlines import DRAIN, Watch
 from proxy.errors import InvalidCall, ProxyError
-from proxy.recording.recording import Recording
+from proxy.recording.recording import READ_BYTES, Recording
 from proxy.relay import Sink
 from proxy.wire.failure import stream_event
 from proxy.wire.sse import data_of
@@ -20,6 +21,8 @@ BEAT_S = 15.0  # what stands between two parties drops a connection that is sile
 BEAT = b": hb\n"
 _LAST_WORDS_S = 10.0  # the process waits no longer than it would for the call itself
 _BOM = b"\xef\xbb\xbf"
+# The upstream's own ids: of two in one event the last counts, and a client would come back with one that is not ours.
+_THEIR_ID = re.compile(rb"(?<![^\r\n])id(?::[^\r\n]*)?(?>\r\n|\n|\r)")
 _PAGE = ("content-type: text/event-stream; charset=utf-8", "cache-control: no-cache", "x-accel-buffering: no")
 _ID = ("x-request-id: ",)
 # What was true when the call was made, and would mislead whoever reads its answer later.
@@ -41,16 +44,20 @@ async def copy(
         await news(recording, watch)
     head = recording.head
     lines = [*(line for line in head.lines if not line.startswith(_OF_A_MOMENT if again else _ID)), *own]
+    if after and not recording.stream:
+        raise InvalidCall("task_has_no_events", "This answer is no stream of events, so nothing of it comes behind one.")
     if recording.gap(after):
         raise gap()
-    if recording.over and not recording.broken and not recording.stream and not after:
-        slow = sink.whole(b"".join(recording.all_pieces()), head.status, lines)
-        if slow:
-            await _room(sink, watch)
-        return
+    length = None if after else head.length
+    if recording.over and not recording.broken and not recording.stream:
+        length = recording.content_bytes()
+        if length <= READ_BYTES:  # of a larger one a reader who is slow has a piece at a time, as of a stream
+            if sink.whole(b"".join(recording.all_pieces()), head.status, lines):
+                await _room(sink, watch)
+            return
     ids = ids and recording.stream
     first = recording.pieces(after)
-    slow = sink.start(head.status, lines, None if after else head.length, first=_joined(recording, first, after, ids=ids))
+    slow = sink.start(head.status, lines, length, first=_joined(recording, first, after, ids=ids))
     beat_s = recording.carrier.beat_s() if recording.carrier is not None and recording.stream else None
     await _rest(recording, sink, watch, after + len(first), ids=ids, slow=slow, beat_s=beat_s)
 
@@ -136,7 +143,7 @@ def _joined(recording: Recording, pieces: Sequence[bytes], after: int, *, ids: b
         return b"".join(pieces)
     name = recording.id.encode()
     return b"".join(
-        b"id: %b.%d\n%b" % (name, number, piece.removeprefix(_BOM))
+        b"id: %b.%d\n%b" % (name, number, _THEIR_ID.sub(b"", piece.removeprefix(_BOM)))
         for number, piece in enumerate(pieces, after + 1)
         if data_of(piece) is not None
     )

@@ -168,7 +168,8 @@ class Recording:
             return
         splitter = self._splitter
         if splitter is None:
-            self._keep(data)
+            for at in range(0, len(data), READ_BYTES):
+                self._keep(data[at : at + READ_BYTES])
         else:
             for event in splitter.feed(data):
                 self._keep(event)
@@ -236,6 +237,10 @@ class Recording:
 
     def all_pieces(self) -> list[bytes]:
         return self._pieces
+
+    def content_bytes(self) -> int:
+        """Of all pieces that are kept."""
+        return self.size - OWN_BYTES - PIECE_BYTES * len(self._pieces)
 
     async def news(self) -> None:
         """Until something about it has changed. May be cancelled."""

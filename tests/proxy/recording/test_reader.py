@@ -172,6 +172,51 @@ async def test_a_stream_without_ids_is_byte_for_byte_as_it_was() -> None:
     assert sink.lines == ["content-type: text/event-stream", "x-request-id: req_mine"]
 
 
+@pytest.mark.parametrize(
+    ("said", "seen"),
+    [
+        (b"id: 7\ndata: x\n\n", b"data: x\n\n"),
+        (b"data: x\r\nid:7\r\ndata: id: y\r\n\r\n", b"data: x\r\ndata: id: y\r\n\r\n"),
+        (b"\xef\xbb\xbfid\rdata: x\r\r", b"data: x\r\r"),
+        (b"idea: x\ndata: x\n\n", b"idea: x\ndata: x\n\n"),
+    ],
+)
+async def test_an_event_has_no_id_but_ours(said: bytes, seen: bytes) -> None:
+    made = recording()
+    made.begin(STREAM)
+    made.add(said)
+    made.finish()
+    for ids, body in ((True, b"id: %b.1\n%b" % (made.id.encode(), seen)), (False, said)):
+        sink = Taken()
+        await copy(made, sink, watch(), OWN, ids=ids)
+        assert sink.body == body
+
+
+async def test_nothing_comes_behind_an_event_of_what_is_no_stream() -> None:
+    made = recording()
+    made.begin(JSON)
+    made.add(b'{"a": 1')
+    made.add(b"}")
+    made.finish()
+    with pytest.raises(ProxyError) as error:
+        await copy(made, Taken(), watch(), OWN, after=1)
+    assert error.value.code == "task_has_no_events"
+
+
+async def test_of_a_large_answer_a_slow_reader_has_a_piece_at_a_time() -> None:
+    made, body = recording(), random.Random(1).randbytes(3_000_000)
+    made.begin(JSON)
+    made.add(body)
+    made.finish()
+    stuck = Stuck()
+    reading = asyncio.create_task(copy(made, stuck, watch(), OWN))
+    await turns(lambda: bool(stuck.body))
+    assert len(stuck.body) <= 128 << 10
+    stuck.moves.set()
+    await reading
+    assert (stuck.body, stuck.length, stuck.ended) == (body, len(body), True)
+
+
 async def test_an_answer_that_is_whole_has_its_length() -> None:
     made = recording()
     made.begin(JSON)

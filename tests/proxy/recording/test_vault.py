@@ -67,6 +67,27 @@ async def test_what_ran_was_interrupted_and_its_key_is_free(tmp_path: Path) -> N
         await vault.close()
 
 
+async def test_who_waits_for_the_disk_does_not_wait_for_what_others_change_meanwhile(tmp_path: Path) -> None:
+    vault, _ = await opened(tmp_path)
+    vault.begun(recording(claim="k", task=True))
+    waiting = asyncio.create_task(vault.written())
+
+    async def busy() -> None:
+        number = 0
+        while not waiting.done():
+            number += 1
+            vault.forget(f"task_{number}")
+            await asyncio.sleep(0)
+
+    async with asyncio.timeout(20):
+        await busy()
+    assert vault._writing is not None, "others' changes are still to be written"
+    await vault.close()
+    vault, [found] = await opened(tmp_path)
+    assert found.state == "interrupted"
+    await vault.close()
+
+
 def modes(folder: Path) -> set[int]:
     """What others than the owner may do with its files."""
     return {file.stat().st_mode & 0o077 for file in folder.iterdir()}
