@@ -271,7 +271,7 @@ class Load:
         line = await self._line()
         line.writer.write(head + body)
         seen.status = await line.head()
-        assert seen.status == 401, f"{seen.status}"
+        assert seen.status in (401, 429), f"{seen.status}"  # the later of them are slowed down
         await line.body()
         self._keep(line)
 
