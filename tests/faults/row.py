@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tests.faults.rig import Rig
 
+MOST_RATIO = 2.0
 Play = Callable[["Rig"], Awaitable[str]]
 
 # The modules whose rows make up the matrix.
@@ -26,13 +27,17 @@ _MODULES = (
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """id: stable. fault, required: one line each. play: makes it happen. tests: further tests of the suite that belong to it."""
+    """id: stable. fault, required: one line each. play: makes it happen. tests: further tests of the suite that belong to it.
+
+    most_ratio: how many times longer another tenant's calls may take meanwhile.
+    """
 
     id: str
     fault: str
     required: str
     play: Play | None
     tests: tuple[str, ...] = ()
+    most_ratio: float = MOST_RATIO
 
     @property
     def order(self) -> tuple[str, int, str]:
@@ -43,11 +48,13 @@ class Row:
 _ROWS: dict[str, Row] = {}
 
 
-def row(id: str, fault: str, required: str, *, tests: tuple[str, ...] = ()) -> Callable[[Play], Play]:
+def row(
+    id: str, fault: str, required: str, *, tests: tuple[str, ...] = (), most_ratio: float = MOST_RATIO
+) -> Callable[[Play], Play]:
     """Put a function into the matrix. tests: node ids of pytest that show the same at greater length; the runner runs them too."""
 
     def enter(play: Play) -> Play:
-        _enter(Row(id, fault, required, play, tests))
+        _enter(Row(id, fault, required, play, tests, most_ratio))
         return play
 
     return enter
