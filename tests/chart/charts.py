@@ -73,7 +73,17 @@ class Charts:
         """What `helm template` makes of values, hooks included, as parsed documents. Errors: Refused."""
         file = self.folder / f"values-{os.getpid()}.json"
         file.write_text(yaml.safe_dump(dict(values or {})), "utf-8")
-        arguments = ["template", name, str(self.folder / chart), "--namespace", "web", "--values", str(file), "--kube-version", kube]
+        arguments = [
+            "template",
+            name,
+            str(self.folder / chart),
+            "--namespace",
+            "web",
+            "--values",
+            str(file),
+            "--kube-version",
+            kube,
+        ]
         text = self.run(helm, *arguments, *(f"--api-versions={api}" for api in apis))
         return [document for document in yaml.load_all(text, Loader=_loader()) if document]
 

@@ -26,7 +26,10 @@ def test_it_puts_in_what_the_template_puts_in(charts: Charts) -> None:
 
 
 def test_what_a_pod_mounts_from_its_own_namespace_can_be_named(charts: Charts) -> None:
-    for name, expected in (("injector", ("tollhouse-policy", "tollhouse-secrets")), ("injector-existing-certificate", ("llm", "vendors"))):
+    for name, expected in (
+        ("injector", ("tollhouse-policy", "tollhouse-secrets")),
+        ("injector-existing-certificate", ("llm", "vendors")),
+    ):
         file = yaml.safe_load(one(rendered(charts, (name, NEWEST)), "ConfigMap")["data"]["sidecar.yaml"])
         volumes = {volume["name"]: volume for volume in file["volumes"]}
         assert (volumes["tollhouse-policy"]["configMap"]["name"], volumes["tollhouse-secrets"]["secret"]["secretName"]) == expected

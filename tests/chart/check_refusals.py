@@ -48,7 +48,9 @@ WRONG: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["podMonitor", "admin.expose is false"],
     ),
     "minimum-above-maximum": (
-        gateway(limits="perReplica", persistence={"enabled": False}, autoscaling={"enabled": True, "minReplicas": 5, "maxReplicas": 4}),
+        gateway(
+            limits="perReplica", persistence={"enabled": False}, autoscaling={"enabled": True, "minReplicas": 5, "maxReplicas": 4}
+        ),
         ["minReplicas", "maxReplicas"],
     ),
     "secret-in-a-setting": ({"extraEnv": [{"name": "TOLLHOUSE_ADMIN_TOKEN", "value": "x"}]}, ["extraEnv", "TOLLHOUSE_ADMIN_TOKEN"]),

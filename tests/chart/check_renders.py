@@ -42,7 +42,9 @@ def comparable(documents: list[Document]) -> list[Any]:
             document["data"] = sorted(document["data"])
         if document["kind"] == "MutatingWebhookConfiguration":
             document["webhooks"][0]["clientConfig"].pop("caBundle", None)
-    return sorted(text, key=lambda document: (document["kind"], document["metadata"]["name"], document["metadata"].get("annotations") is None))
+    return sorted(
+        text, key=lambda document: (document["kind"], document["metadata"]["name"], document["metadata"].get("annotations") is None)
+    )
 
 
 @pytest.mark.parametrize("render", RENDERS, ids="@".join)

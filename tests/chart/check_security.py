@@ -58,7 +58,9 @@ def test_secrets_come_as_files_or_references_and_never_as_text(charts: Charts) -
     for name in ("TOLLHOUSE_ADMIN_TOKEN", "TOLLHOUSE_RECORD_KEY", "OPENAI_API_KEY"):
         assert set(env_of(container)[name]) == {"secretKeyRef"}
     for name, kube in RENDERS:
-        assert [d["metadata"]["name"] for d in rendered(charts, (name, kube)) if d["kind"] == "Secret" and "injector" not in name] == []
+        assert [
+            d["metadata"]["name"] for d in rendered(charts, (name, kube)) if d["kind"] == "Secret" and "injector" not in name
+        ] == []
 
 
 def test_an_app_does_not_see_the_vendors_key(charts: Charts) -> None:

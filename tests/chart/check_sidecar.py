@@ -16,7 +16,11 @@ POD: dict[str, Any] = {
     "securityContext": {"fsGroup": 1000660000},
     "initContainers": [{"name": "migrate", "image": "a"}],
     "containers": [
-        {"name": "web", "image": "a", "env": [{"name": "OPENAI_BASE_URL", "value": "http://elsewhere"}, {"name": "B", "value": "c"}]},
+        {
+            "name": "web",
+            "image": "a",
+            "env": [{"name": "OPENAI_BASE_URL", "value": "http://elsewhere"}, {"name": "B", "value": "c"}],
+        },
         {"name": "worker", "image": "a", "envFrom": [{"secretRef": {"name": "s"}}]},
     ],
     "volumes": [{"name": "cache", "emptyDir": {}}],
@@ -31,7 +35,9 @@ class AnyChart:
         shutil.copytree(charts.folder / "tollhouse", folder / "charts" / "tollhouse")
         (folder / "templates").mkdir()
         needs = {"name": "tollhouse", "version": "0.x.x", **({"alias": alias} if alias else {})}
-        (folder / "Chart.yaml").write_text(yaml.safe_dump({"apiVersion": "v2", "name": "any", "version": "1.0.0", "dependencies": [needs]}))
+        (folder / "Chart.yaml").write_text(
+            yaml.safe_dump({"apiVersion": "v2", "name": "any", "version": "1.0.0", "dependencies": [needs]})
+        )
 
     def pod(self, pod: Any, arguments: str = '"workload" "Deployment"', *, kube: str = NEWEST, **values: Any) -> dict[str, Any]:
         (self._folder / "templates" / "pod.yaml").write_text(
@@ -64,7 +70,10 @@ def test_what_the_app_wrote_stays(chart: AnyChart) -> None:
 
 def test_a_pod_of_one_container_is_enough(chart: AnyChart) -> None:
     pod = chart.pod({"containers": [{"name": "web", "image": "a"}]}, tollhouse={"drainSeconds": 5})
-    assert (pod["terminationGracePeriodSeconds"], pod["initContainers"][0]["name"]) == (30, "tollhouse")  # what Kubernetes would take
+    assert (pod["terminationGracePeriodSeconds"], pod["initContainers"][0]["name"]) == (
+        30,
+        "tollhouse",
+    )  # what Kubernetes would take
 
 
 def test_a_job_completes_beside_a_native_sidecar(chart: AnyChart) -> None:
@@ -97,7 +106,11 @@ def test_a_dependency_may_have_an_alias(charts: Charts) -> None:
         ({"volumes": []}, '"workload" "Deployment"', ["not the text of a pod spec"]),
         ({**POD, "hostNetwork": True}, '"workload" "Deployment"', ["hostNetwork", "gateway"]),
         ({"containers": [{"name": "tollhouse", "image": "a"}]}, '"workload" "Deployment"', ["container named tollhouse already"]),
-        ({**POD, "volumes": [{"name": "tollhouse-state", "emptyDir": {}}]}, '"workload" "Deployment"', ["volume", "tollhouse-state"]),
+        (
+            {**POD, "volumes": [{"name": "tollhouse-state", "emptyDir": {}}]},
+            '"workload" "Deployment"',
+            ["volume", "tollhouse-state"],
+        ),
         (
             {"containers": [{"name": "web", "image": "a", "ports": [{"containerPort": 9090}]}]},
             '"workload" "Deployment"',

@@ -111,6 +111,10 @@ def test_selectors_of_workloads_do_not_move(charts: Charts) -> None:
     """They cannot be changed: an upgrade that tries fails."""
     for name, component in (("gateway-placed", "gateway"), ("injector", "injector")):
         deployment = one(rendered(charts, (name, NEWEST)), "Deployment")["spec"]
-        expected = {"app.kubernetes.io/name": "tollhouse", "app.kubernetes.io/instance": "shop", "app.kubernetes.io/component": component}
+        expected = {
+            "app.kubernetes.io/name": "tollhouse",
+            "app.kubernetes.io/instance": "shop",
+            "app.kubernetes.io/component": component,
+        }
         assert deployment["selector"]["matchLabels"] == expected
         assert expected.items() <= deployment["template"]["metadata"]["labels"].items()
