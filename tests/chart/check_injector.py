@@ -1,12 +1,17 @@
 """The injector's manifests: who is asked about which pod, what is put into it, and the certificate between them."""
 
 import base64
+import json
+import socket
 import ssl
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+from proxy.verbs import VERBS
 from tests.chart.charts import NEWEST, OLDEST, Charts, env_of, one, serving
 from tests.chart.sets import rendered
 
@@ -109,3 +114,51 @@ def test_certificates_of_others(charts: Charts, name: str) -> None:
         assert from_ == f"web/{certificate['metadata']['name']}"
     else:
         assert (configuration["webhooks"][0]["clientConfig"]["caBundle"], secret) == ("Zm9v", "webhook-tls")
+
+
+@pytest.mark.skipif("inject" not in VERBS, reason="the verb comes with another change")
+def test_the_webhook_takes_what_the_chart_gives_it_and_a_pod_gets_what_the_template_gives(charts: Charts, tmp_path: Path) -> None:
+    """The command of the Deployment with its files, asked as the API server asks."""
+    documents = rendered(charts, ("injector", NEWEST))
+    for name, text in one(documents, "Secret")["data"].items():
+        (tmp_path / name).write_bytes(base64.b64decode(text))
+    (tmp_path / "sidecar.yaml").write_text(one(documents, "ConfigMap")["data"]["sidecar.yaml"], "utf-8")
+    [container] = one(documents, "Deployment")["spec"]["template"]["spec"]["containers"]
+    here = {"/etc/tollhouse/tls": tmp_path, "/etc/tollhouse/sidecar": tmp_path, "0.0.0.0:8443": "127.0.0.1:0"}
+    arguments = container["args"]
+    for there, path in here.items():
+        arguments = [argument.replace(there, str(path)) for argument in arguments]
+    process = subprocess.Popen([sys.executable, "-m", "proxy", *arguments], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        port = int(json.loads(process.stdout.readline())["listen"].rpartition(":")[2])
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"annotations": {"tollhouse.dev/inject": "true"}}}
+        spec = {"containers": [{"name": "app", "image": "a"}]}
+        request = {"uid": "u", "kind": {"group": "", "version": "v1", "kind": "Pod"}, "namespace": "web", "operation": "CREATE"}
+        request |= {"resource": {"group": "", "version": "v1", "resource": "pods"}, "object": {**pod, "spec": spec}}
+        review = {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request}
+        answer = asked(port, "shop-tollhouse-injector.web.svc", tmp_path / "ca.crt", review)["response"]
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+    assert (answer["uid"], answer["allowed"], process.returncode) == ("u", True, 0)
+    added = {change["path"]: change["value"] for change in json.loads(base64.b64decode(answer["patch"]))}
+    app = one(charts.render("example-app", {"tollhouse": {"drainSeconds": 120}}), "Deployment")["spec"]["template"]["spec"]
+    assert added["/spec/initContainers"] == app["initContainers"]
+    assert added["/spec/terminationGracePeriodSeconds"] == app["terminationGracePeriodSeconds"]
+
+
+def asked(port: int, host: str, trusted: Path, review: object) -> dict[str, dict[str, object]]:
+    """One AdmissionReview, by a client that trusts what the webhook's configuration trusts, and asks for the Service's name."""
+    body = json.dumps(review).encode()
+    fields = (f"Host: {host}", "Content-Type: application/json", f"Content-Length: {len(body)}", "Connection: close")
+    head = "\r\n".join(("POST /inject HTTP/1.1", *fields, "\r\n"))
+    context = ssl.create_default_context(cafile=str(trusted))
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=30) as plain,
+        context.wrap_socket(plain, server_hostname=host) as link,
+    ):
+        link.sendall(head.encode() + body)
+        with link.makefile("rb") as file:
+            found: dict[str, dict[str, object]] = json.loads(file.read().partition(b"\r\n\r\n")[2])
+    return found

@@ -1,8 +1,8 @@
 """The example app's pod, as Helm renders it, run: the app reaches Tollhouse at 127.0.0.1 and knows nothing of it.
 
-TOLLHOUSE_IMAGE names the image; by default it is what `make image` built. Podman knows no native sidecars and no kubelet's probes, so the
-pod has the plain container, and the probes' paths are asked by hand. The rule a reader could break: the manifest that runs is the rendered one,
-and what is changed of it stands in `for_podman`.
+TOLLHOUSE_IMAGE names the image; by default it is what `make image` built. Podman knows no native sidecars and no kubelet's probes, so
+the pod has the plain container, and the probes' paths are asked by hand. The rule a reader could break: the manifest that runs is the
+rendered one, and what is changed of it stands in `for_podman`.
 """
 
 import base64
@@ -95,8 +95,9 @@ def test_a_policy_with_a_mistake_stops_the_release(charts: Charts, tmp_path: Pat
 
 
 def for_podman(documents: list[Document]) -> str:
-    """The release without its hooks and Service, the Secret that a person makes, no probes, since Podman's need systemd, and no ports, since
-    it has no network but its loopback.
+    """The release without its hooks and Service, and the Secret that a person makes.
+
+    No probes, since Podman's need systemd, and no ports, since it has no network but its loopback.
     """
     kept = [d for d in documents if d["kind"] in ("ConfigMap", "Deployment") and "annotations" not in d["metadata"]]
     for container in one(kept, "Deployment")["spec"]["template"]["spec"]["containers"]:

@@ -1,10 +1,11 @@
-"""As much of an API server as Helm asks for: it keeps objects, runs `tollhouse check` where a Job asks for it, and has no cluster behind it.
+"""As much of an API server as Helm asks for: it keeps objects, and runs `tollhouse check` where a Job asks for it.
 
     with Cluster(folder) as cluster:
         charts.run(helm, "install", "llm", ..., env=cluster.environment)
         cluster.get("ConfigMap", "llm-tollhouse-policy")
 
-The rule a reader could break: it judges nothing. What Kubernetes would refuse is for its schemas; what is seen here is what Helm sends, and when.
+The rule a reader could break: it judges nothing. What Kubernetes would refuse is for its schemas; here is seen what Helm sends, and
+when.
 """
 
 import json
@@ -78,8 +79,7 @@ class Cluster:
 
     def answer(self, method: str, path: str, query: Mapping[str, str], body: Object, kind: str) -> tuple[int, Object]:
         with self._lock:
-            found = self._discovery(path) or self._change(method, path, query, body, kind)
-        return found
+            return self._discovery(path) or self._change(method, path, query, body, kind)
 
     def _discovery(self, path: str) -> tuple[int, Object] | None:
         groups = [api for api in KINDS if "/" in api]
@@ -249,7 +249,7 @@ class _Request(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
-    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _serve  # noqa: N815
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _serve
 
     def log_message(self, format: str, *arguments: Any) -> None:
         """Nothing."""

@@ -1,6 +1,6 @@
 """Helm writes its records, which are Secrets, in Kubernetes' protobuf: as much of that as such a Secret has.
 
-Source: k8s.io/apimachinery runtime/generated.proto (Unknown), meta/v1/generated.proto (ObjectMeta), k8s.io/api core/v1/generated.proto (Secret).
+Source: generated.proto of k8s.io/apimachinery (runtime: Unknown, meta/v1: ObjectMeta) and of k8s.io/api (core/v1: Secret).
 The rule a reader could break: everything else a client may send as JSON, and then it should.
 """
 
