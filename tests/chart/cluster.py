@@ -34,7 +34,7 @@ KINDS: dict[str, dict[str, tuple[str, bool]]] = {
         "PersistentVolumeClaim": ("persistentvolumeclaims", True),
     },
     "apps/v1": {"Deployment": ("deployments", True)},
-    "batch/v1": {"Job": ("jobs", True)},
+    "batch/v1": {"Job": ("jobs", True), "CronJob": ("cronjobs", True)},
     "policy/v1": {"PodDisruptionBudget": ("poddisruptionbudgets", True)},
     "networking.k8s.io/v1": {"NetworkPolicy": ("networkpolicies", True)},
     "admissionregistration.k8s.io/v1": {"MutatingWebhookConfiguration": ("mutatingwebhookconfigurations", False)},
