@@ -7,6 +7,7 @@ a program that was fetched is run only after its hash was compared.
 import hashlib
 import io
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -88,6 +89,8 @@ def _install_podman() -> None:
 
 
 def main() -> None:
+    if (sys.platform, platform.machine()) != ("linux", "x86_64"):
+        sys.exit("chart-test: the helms that can be fetched are for Linux on x86-64")
     TOOLS.mkdir(exist_ok=True)
     try:
         for helm in HELMS:
