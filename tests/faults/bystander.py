@@ -1,8 +1,9 @@
 """Another tenant, in a process of its own: its model server, and small calls at a steady pace, each timed.
 
-    python -m tests.faults.bystander      prints the port of its model server; reads the proxy's port and a key from standard input;
-                                          then prints one line a call: when it ended, how long it took (both in seconds), its status, and how
-                                          long one took that was made right after it, past the proxy
+    python -m tests.faults.bystander
+
+It prints the port of its model server, reads the proxy's port and a key from standard input, and then prints one line a call: when it
+ended, how long it took (both in seconds), its status, and how long one took that was made right after it, past the proxy.
 
 The rule a reader could break: it shares nothing with whoever makes the faults, or their load would be measured in its calls.
 """
