@@ -53,10 +53,10 @@ def judged(promtool: str, metrics: str) -> list[str]:
 
 
 def history() -> str:
-    """A budget as it stood for an hour, from two hours ago on: what a forecast looks back at."""
+    """A budget as it stood from two hours ago until just now: what a forecast looks back at."""
     now = int(time.time())
     label = f'{{instance="{INSTANCE}",job="{JOB}",policy="everyone"}}'
-    samples = [f"tollhouse_budget_spent_ratio{label} 0.0001 {now - 7200 + 60 * n}" for n in range(60)]
+    samples = [f"tollhouse_budget_spent_ratio{label} 0.0001 {now - 7200 + 60 * n}" for n in range(118)]
     return "\n".join(("# TYPE tollhouse_budget_spent_ratio gauge", *samples, "# EOF", ""))
 
 

@@ -143,6 +143,11 @@ def test_panels_stand_side_by_side_and_never_on_each_other() -> None:
     assert {y: width for y, width in filled.items() if width != 24} == {}, "a gap"
 
 
+def test_errors_never_count_as_other_for_want_of_series() -> None:
+    """What the error ratio relies on."""
+    assert len(WORDS["code"]) <= DECLARED["tollhouse_errors_total"].most
+
+
 def test_the_dashboard_shows_every_metric_there_is() -> None:
     used = {declared(metric)[0] for _, expression in EXPRESSIONS for metric in named(expression).metrics}
     assert set(DECLARED) - used == set()
