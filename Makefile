@@ -7,14 +7,17 @@ PRETEND = $(if $(OPENAI_API_KEY)$(TOLLHOUSE_UPSTREAM)$(TOLLHOUSE_POLICY),,--pret
 NGINX := .tools/nginx/usr/sbin/nginx
 FETCH := apt-get download -qq -o APT::Sandbox::User=root nginx
 FETCH_ALERTMANAGER := apt-get download -qq -o APT::Sandbox::User=root prometheus-alertmanager
+FETCH_PROMETHEUS := apt-get download -qq -o APT::Sandbox::User=root prometheus
 
 ALERTMANAGER := $(shell command -v prometheus-alertmanager || echo .tools/alertmanager/usr/bin/prometheus-alertmanager)
+PROMETHEUS := $(shell command -v prometheus || echo .tools/prometheus/usr/bin/prometheus)
+PROMTOOL := $(shell command -v promtool || echo .tools/prometheus/usr/bin/promtool)
 TRIALS ?= 100
 MINUTES ?= 30
 SECONDS ?= 10
 PROCESSES ?= 1
 
-.PHONY: run test check real pages faults fuzz soak chart-test nginx bench bench-quick schema clean
+.PHONY: run test check real pages alerts-test faults fuzz soak chart-test nginx bench bench-quick schema clean
 
 # A Debian without python3-venv gets it when we are root, and is told when we are not.
 $(VENV)/ready: requirements-dev.lock pyproject.toml
@@ -48,6 +51,10 @@ real: $(VENV)/ready
 pages: $(VENV)/ready $(ALERTMANAGER)
 	$(BIN)/python -m tests.crashes.alertmanager $(ALERTMANAGER) $(TRIALS)
 
+# Rules and alerts in promtool, and every query of the dashboard against a real Prometheus that scrapes a serving process.
+alerts-test: $(VENV)/ready $(PROMETHEUS) $(PROMTOOL)
+	$(BIN)/python -m tests.alerts.run $(PROMETHEUS) $(PROMTOOL)
+
 # The fault matrix, row by row: `make faults`, or some of it with ROWS="A1 B2".
 faults: $(VENV)/ready nginx
 	$(BIN)/python -m tests.faults.run $(ROWS)
@@ -72,6 +79,12 @@ chart-test: $(VENV)/ready
 		&& { $(FETCH_ALERTMANAGER) 2>/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq && $(FETCH_ALERTMANAGER); }; } \
 		&& dpkg -x prometheus-alertmanager_*.deb alertmanager && rm prometheus-alertmanager_*.deb \
 		|| { echo "no Alertmanager could be unpacked: on Debian, apt-get install prometheus-alertmanager" >&2; exit 1; }
+
+.tools/prometheus/usr/bin/prometheus .tools/prometheus/usr/bin/promtool &:
+	@echo "unpacking prometheus into .tools"; mkdir -p .tools/prometheus && cd .tools \
+		&& { $(FETCH_PROMETHEUS) 2>/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update -qq && $(FETCH_PROMETHEUS); }; } \
+		&& dpkg -x prometheus_*.deb prometheus && rm prometheus_*.deb \
+		|| { echo "no Prometheus could be unpacked: on Debian, apt-get install prometheus" >&2; exit 1; }
 
 # The limit that the benchmark shows. A Debian without it gets it unpacked into .tools rather than installed: no service of it starts,
 # nothing else on the machine changes, and it takes no root. Elsewhere the benchmark says what is missing and goes on without.

@@ -12,6 +12,7 @@ from math import inf
 from proxy.errors import InvalidCall, Overloaded, ProxyError, UpstreamError
 
 TICK_S = 0.1
+_BREATH_S = 0.0025  # after each call that was ended: that is work, and a thousand at once would hold up all others
 _PAUSE_S = 1.0  # a look that is so late was held up, as all else was
 TOO_LARGE = "too large"  # what a watch expires of, beside its deadlines, where an answer has no end
 DRAIN = "drain"
@@ -91,16 +92,19 @@ class Watch:
         """Seconds until the next deadline."""
         return min(self.at, self.total_at) - self._loop.time()
 
-    def expire_if_due(self, now: float) -> None:
-        """Cancel the task if its time is over, else let its pulses beat. Called by the sweep."""
+    def expire_if_due(self, now: float) -> bool:
+        """Cancel the task if its time is over, else let its pulses beat. Called by the sweep. Whether it was cancelled now."""
         if self.beat:
             self.beat = False
             self.at = now + self._seconds
         if now >= self.at or now >= self.total_at:
+            late = self.expired is None
             self.expire(self.stage if self.at <= self.total_at else "total")
-        elif self.expired is None:
+            return late
+        if self.expired is None:
             for pulse in self.pulses:
                 pulse(now)
+        return False
 
     def expire(self, stage: str) -> None:
         """Cancel the task, once."""
@@ -127,6 +131,7 @@ class Sweep:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._watches: set[Watch] = set()
+        self._unseen: list[Watch] = []  # of the look that is under way
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
 
@@ -151,18 +156,23 @@ class Sweep:
         for watch in tuple(self._watches):
             watch.expire(stage)
 
-    def _look_later(self, now: float) -> None:
-        self._due = now + TICK_S
-        self._timer = self._loop.call_later(TICK_S, self._tick)
+    def _look_later(self, now: float, seconds: float = TICK_S) -> None:
+        self._due = now + seconds
+        self._timer = self._loop.call_later(seconds, self._tick)
 
     def _tick(self) -> None:
         """After a pause (a stopped process, a frozen machine) what has come in it is read before anybody is judged."""
         now = self._loop.time()
-        if now - self._due < _PAUSE_S:
-            for watch in tuple(self._watches):
-                watch.expire_if_due(now)
+        if now - self._due >= _PAUSE_S:
+            self._unseen.clear()
+        elif not self._unseen:
+            self._unseen.extend(self._watches)
+        while self._unseen:
+            watch = self._unseen.pop()
+            if watch in self._watches and watch.expire_if_due(now):
+                break
         if self._watches:
-            self._look_later(now)
+            self._look_later(now, _BREATH_S if self._unseen else TICK_S)
         else:
             self._timer = None
 

@@ -1,8 +1,7 @@
 """Whether a call is recorded: what its head asks for, held against what the policies allow.
 
-The rule a reader could break: a promise is kept or refused, never dropped. A file without any `record` clause knows no such headers, and
-they pass as they always did; where one has it, an Idempotency-Key that it does not cover is an error. `Prefer` is a hint by its RFC, and is
-passed over. `Last-Event-ID` never is: the client would take a new answer for the rest of its old one.
+The rule a reader could break: what is asked for is granted or refused, never dropped. Who sends an Idempotency-Key believes that a retry
+is free, who sends Last-Event-ID takes what comes for the rest of his old answer, and who prefers a task may not wait for an answer.
 """
 
 from collections.abc import Mapping
@@ -31,18 +30,20 @@ def granted(policies: PolicySet, call: Call, headers: Mapping[str, str]) -> tupl
     terms = policies.recording(call.principal, call.path) if call.surface.metered else None
     allowed = terms.allow if terms is not None else _NOTHING
     key, last = headers.get("idempotency-key"), headers.get("last-event-id")
-    if key is not None and "idempotency" not in allowed:
-        if policies.records:
-            raise _not_recorded("Idempotency-Key", "idempotency")
-        key = None
-    if last is not None and "resume" not in allowed:
-        raise _not_recorded("Last-Event-ID", "resume")
     preferred = preferences(headers["prefer"]) if "prefer" in headers else {}
+    for asked, header, purpose in (
+        (key is not None, "Idempotency-Key", "idempotency"),
+        (last is not None, "Last-Event-ID", "resume"),
+        ("respond-async" in preferred, "Prefer: respond-async", "tasks"),
+        ("event-ids" in preferred, "Prefer: event-ids", "resume"),
+    ):
+        if asked and purpose not in allowed:
+            raise _not_recorded(header, purpose)
     wish = Wish(
         key=idempotency_key(key) if key is not None else None,
-        task="respond-async" in preferred and "tasks" in allowed,
+        task="respond-async" in preferred,
         wait_s=_waits(preferred.get("wait")),
-        event_ids="event-ids" in preferred and "resume" in allowed,
+        event_ids="event-ids" in preferred,
         after=event_id(last) if last is not None else None,
     )
     if wish.key is None and not wish.task and not wish.event_ids and wish.after is None:

@@ -6,10 +6,12 @@ Exception), so it sees windows of text, never all of it, and every failure ends 
 """
 
 import asyncio
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from threading import Lock
 
 from proxy import encodings
@@ -19,10 +21,14 @@ from proxy.encodings import Encode, EncodingUnavailable, encoding_of
 WINDOW = 24_576
 # Characters counted in one go, about a second of work; what is beyond is estimated.
 MOST_CHARS = 8 * 2**20
+# Characters being counted or queued, beyond which more are estimated at once.
+_MOST_WAITING = 2 * 2**20
+# As many as leave the event loop a core, but no more: counting is seldom.
+_THREADS = min(2, max(1, (os.cpu_count() or 1) - 1))
 # What a call of the encoder costs beside its text, in characters: a million empty messages are work too.
 _CALL_CHARS = 64
-# How far back from the end of a window to look for a place to cut.
-_TAIL = 2048
+# How far back from the end of a window to look for a place to cut: nearly every text has one among the last few characters.
+_TAILS = (64, 2048)
 # A place where both encodings always part, so that windows count exactly as the whole: after a letter or a digit, before white
 # space or punctuation (but an apostrophe, which may belong to a contraction), or between a letter and a digit.
 _SEAM = re.compile(r"(?<=[^\W_])(?=[\s!-&(-/:-@\[-`{-~、。，；：！？「」（）])|(?<=[A-Za-z])(?=[0-9])|(?<=[0-9])(?=[A-Za-z])")
@@ -57,28 +63,35 @@ def windows(text: str, *, size: int = WINDOW) -> Iterator[tuple[str, bool]]:
     start = 0
     while len(text) - start > size:
         end = start + size
-        seams = [seam.start() for seam in _SEAM.finditer(text, max(start + 1, end - _TAIL), end)]
-        cut = seams[-1] if seams else end
-        yield text[start:cut], bool(seams)
-        start = cut
+        seam = next(filter(None, (_last_seam(text, max(start + 1, end - tail), end) for tail in _TAILS)), None)
+        yield text[start : seam or end], seam is not None
+        start = seam or end
     if start < len(text):
         yield text[start:], True
+
+
+def _last_seam(text: str, start: int, end: int) -> int | None:
+    """The last place in `text[start:end]` where tokens always part."""
+    found = None
+    for seam in _SEAM.finditer(text, start, end):
+        found = seam.start()
+    return found
 
 
 class Tokenizer:
     """Counts texts on a few threads of its own. Encodings are loaded when first needed, once, and kept.
 
-    load: makes the encoder of a name. threads: how many count at once. most_waiting: counts running or queued, beyond which
-    `count` estimates at once, so that a flood of calls cannot pile up. on_fault: told on the event loop, once for each thing that
-    makes counts into estimates; the sentence holds nothing of any text.
+    load: makes the encoder of a name. threads: how many count at once. most_waiting: characters being counted or queued, beyond
+    which `count` estimates at once, so that a flood of calls cannot pile up; a text by itself may be longer. on_fault: told on the
+    event loop, once for each thing that makes counts into estimates; the sentence holds nothing of any text.
     """
 
     def __init__(
         self,
         *,
         load: Callable[[str], Encode] = encodings.load,
-        threads: int = 2,
-        most_waiting: int = 64,
+        threads: int = _THREADS,
+        most_waiting: int = _MOST_WAITING,
         on_fault: Callable[[str], None] | None = None,
     ) -> None:
         self._load = load
@@ -103,12 +116,13 @@ class Tokenizer:
         """
         if not any(texts):
             return Count(0, exact=True)
-        if self._closed or self._waiting >= self._most_waiting:
+        size = sum(map(len, texts)) + _CALL_CHARS * len(texts)
+        if self._closed or (self._waiting and self._waiting + size > self._most_waiting):
             return Count(estimate(sum(map(utf8_bytes, texts))), exact=False)
         name, known = encoding_of(model)
-        self._waiting += 1
+        self._waiting += size
         running = asyncio.get_running_loop().run_in_executor(self._pool, self._count, tuple(texts), name)
-        running.add_done_callback(self._leave)
+        running.add_done_callback(partial(self._leave, size))
         # Shielded: a cancelled future would leave its texts in the pool's queue and its place free for the next.
         count, fault = await asyncio.shield(running)
         if fault is not None and fault not in self._faults:
@@ -128,8 +142,8 @@ class Tokenizer:
         self._closed = True
         await asyncio.to_thread(self._pool.shutdown)
 
-    def _leave(self, _: object) -> None:
-        self._waiting -= 1
+    def _leave(self, size: int, _: object) -> None:
+        self._waiting -= size
 
     def _count(self, texts: Sequence[str], name: str) -> tuple[Count, str | None]:
         """On a thread of the pool: the count, and what went wrong."""

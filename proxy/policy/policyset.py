@@ -140,7 +140,6 @@ class PolicySet:
     """Everything a policy file says. version: the first 12 hex digits of the SHA-256 of its bytes.
 
     source: what was read where, for lints. deny_unpriced: whether a model without a price is refused.
-    records: whether any policy lets answers be recorded.
     longest_s: no call under it takes longer, however often and wherever it is tried.
     """
 
@@ -155,14 +154,12 @@ class PolicySet:
     policies: tuple[Policy, ...]
     source: Reading
     longest_s: int = field(init=False)
-    records: bool = field(init=False)
     _plans: dict[tuple[str, str, str | None], Plan] = field(default_factory=dict)
     _limits: dict[tuple[str, str], tuple[int, str | None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         tries = sum(config.attempts * config.timeouts.total for config in self.upstreams.values())
         object.__setattr__(self, "longest_s", round(tries) + _SLACK_S)
-        object.__setattr__(self, "records", any(c.terms() for p in self.policies if not p.shadow for c in p.clauses))
 
     def __repr__(self) -> str:
         return (

@@ -27,6 +27,7 @@ _PAGE = ("content-type: text/event-stream; charset=utf-8", "cache-control: no-ca
 _ID = ("x-request-id: ",)
 # What was true when the call was made, and would mislead whoever reads its answer later.
 _OF_A_MOMENT = (*_ID, "x-ratelimit-", "ratelimit", "server-timing: ")
+_COME_BACK = ("retry-after", "x-should-retry: ")
 _MOST_EVENT_DATA = 1 << 20
 
 
@@ -44,6 +45,9 @@ async def copy(
         await news(recording, watch)
     head = recording.head
     lines = [*(line for line in head.lines if not line.startswith(_OF_A_MOMENT if again else _ID)), *own]
+    if again and head.status >= 400 and recording.state != "running" and recording.claim is not None:
+        # A failure that keeps its key is what another try with it would get as well.
+        lines = [*(line for line in lines if not line.startswith(_COME_BACK)), "x-should-retry: false"]
     if after and not recording.stream:
         raise InvalidCall("task_has_no_events", "This answer is no stream of events, so nothing of it comes behind one.")
     if recording.gap(after):

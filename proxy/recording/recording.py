@@ -205,11 +205,6 @@ class Recording:
         self.first += count
         return count > 0
 
-    def unload(self) -> None:
-        """Its content is in the vault."""
-        self.size -= sum(len(piece) + PIECE_BYTES for piece in self._pieces)
-        self._pieces, self.on_disk = [], True
-
     def load(self, head: Head | None, first: int, pieces: list[bytes]) -> None:
         """From the vault, as it was."""
         self.head, self.first, self._pieces, self.on_disk = head, first, pieces, False

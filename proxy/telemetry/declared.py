@@ -99,6 +99,9 @@ DECLARED: Mapping[str, Declaration] = {
     "tollhouse_pages_total": Declaration("counter", "Attempts to deliver a page.", ("kind", "result"), most=20),
     "tollhouse_policy_info": Declaration("gauge", "1, labelled with the policy version in force.", ("version",)),
     "tollhouse_policy_loads_total": Declaration("counter", "Policy files loaded.", ("result",), most=2),
+    "tollhouse_policy_last_load_successful": Declaration(
+        "gauge", "1 while the policy file is the one in force, 0 after it was changed to one with mistakes."
+    ),
     "tollhouse_state_failures_total": Declaration("counter", "Times that the store of limits and money failed."),
     "tollhouse_log_dropped_total": Declaration("counter", "Log lines lost because their reader was too slow or gone."),
     "tollhouse_log_thinned_total": Declaration(

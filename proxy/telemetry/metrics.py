@@ -27,7 +27,7 @@ from proxy.timeouts import DEADLINES
 
 _NS = 1_000_000_000
 _MOST_WAITING = 256  # calls whose times are not sorted in yet
-_PAGE_KINDS = ("log", "webhook", "slack", "pagerduty", "alertmanager")
+_PAGE_KINDS = ("log", "webhook", "slack", "pagerduty", "alertmanager", NONE)  # none: to a sink that the file no longer names
 _PAGE_RESULTS = ("delivered", "failed", "given_up")
 _GLOB = frozenset("*?[")
 _STATUS_CLASSES = {0: NONE, 1: "1xx", 2: "2xx", 3: "3xx", 4: "4xx", 5: "5xx"}
@@ -102,6 +102,7 @@ class Metrics:
         self.pages = self._counter("tollhouse_pages_total")
         self.policy_info = self._gauge("tollhouse_policy_info")
         self.policy_loads = self._counter("tollhouse_policy_loads_total")
+        self.policy_last_load_successful = self._gauge("tollhouse_policy_last_load_successful").child()
         self.state_failures = self._counter("tollhouse_state_failures_total").child()
         self.log_dropped = self._counter("tollhouse_log_dropped_total").child()
         self.log_thinned = self._counter("tollhouse_log_thinned_total").child()
@@ -239,10 +240,12 @@ class Metrics:
         self.policy_info.clear()
         self.policy_info.child(version).set(1)
         self.policy_loads.child("activated").inc()
+        self.policy_last_load_successful.set(1)
 
     def policy_rejected(self) -> None:
         """Count a load that changed nothing."""
         self.policy_loads.child("rejected").inc()
+        self.policy_last_load_successful.set(0)
 
     def when_labels_change(self, forget: Callable[[], object]) -> None:
         """Call `forget` when a policy file with other names is activated: every Series made before counts under the old ones."""

@@ -19,14 +19,6 @@ ROOT = Path(__file__).parents[2]
 OLDEST, NEWEST = "1.25.0", "1.37.0"
 OPERATOR = ("monitoring.coreos.com/v1",)
 
-# Where the files for monitoring are not there yet.
-PLACEHOLDERS = {
-    "recording.yaml": "groups: [{name: tollhouse.recording, rules: [{record: 'tollhouse:up:sum', expr: sum(up)}]}]\n",
-    "alerts.yaml": "groups: [{name: tollhouse.alerts, rules: [{alert: TollhouseDown, expr: up == 0, "
-    "annotations: {summary: 'down: {{ $labels.instance }}', runbook_url: 'https://x.example/README.md#tollhousedown'}}]}]\n",
-    "dashboard.json": '{"title": "Tollhouse", "panels": []}\n',
-}
-
 Document = dict[str, Any]
 
 
@@ -45,10 +37,6 @@ class Charts:
         }
         for name in ("tollhouse", "example-app"):
             shutil.copytree(ROOT / "helm" / name, folder / name, ignore=shutil.ignore_patterns("charts", "Chart.lock"))
-        (folder / "tollhouse" / "files").mkdir(exist_ok=True)
-        for name, text in PLACEHOLDERS.items():
-            if not (folder / "tollhouse" / "files" / name).exists():
-                (folder / "tollhouse" / "files" / name).write_text(text, "utf-8")
         self.run(HELMS[0], "dependency", "update", str(folder / "example-app"))
 
     def run(self, helm: Helm, *arguments: str, env: Mapping[str, str] | None = None) -> str:

@@ -1,7 +1,9 @@
 """Another tenant, in a process of its own: its model server, and small calls at a steady pace, each timed.
 
-    python -m tests.faults.bystander      prints the port of its model server; reads the proxy's port and a key from standard input;
-                                          then prints one line a call: when it ended, how long it took (both in seconds), its status
+    python -m tests.faults.bystander
+
+It prints the port of its model server, reads the proxy's port and a key from standard input, and then prints one line a call: when it
+ended, how long it took (both in seconds), its status, and how long one took that was made right after it, past the proxy.
 
 The rule a reader could break: it shares nothing with whoever makes the faults, or their load would be measured in its calls.
 """
@@ -54,7 +56,8 @@ async def _call(port: int, key: str) -> int:
 
 async def main() -> None:
     server = await asyncio.start_server(_serve, "127.0.0.1", 0)
-    print(server.sockets[0].getsockname()[1], flush=True)
+    own = server.sockets[0].getsockname()[1]
+    print(own, flush=True)
     port, key = (await asyncio.to_thread(sys.stdin.readline)).split()
     while True:
         began = time.monotonic()
@@ -64,8 +67,10 @@ async def main() -> None:
         except (OSError, TimeoutError):
             status = 0
         ended = time.monotonic()
-        print(f"{ended:.6f} {ended - began:.6f} {status}", flush=True)
-        await asyncio.sleep(max(0.0, PACE_S - (ended - began)))
+        await _call(own, key)
+        past = time.monotonic() - ended
+        print(f"{ended:.6f} {ended - began:.6f} {status} {past:.6f}", flush=True)
+        await asyncio.sleep(max(0.0, PACE_S - (time.monotonic() - began)))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from math import inf
 from typing import Any
 
@@ -182,6 +182,17 @@ async def test_the_sweep_ends_each_call_at_its_own_deadline(time: Time) -> None:
         assert late.cancelling() == 0
         time.pass_by(0.1)
         assert await late == "total"
+
+
+async def test_of_many_that_are_late_at_once_each_is_ended_in_a_turn_of_its_own(time: Time) -> None:
+    sweep = sweep_on(time)
+    async with AsyncExitStack() as undo:
+        tasks = [(await undo.enter_async_context(call(sweep, lambda w: w.expect("idle", 1))))[0] for _ in range(5)]
+        time.pass_by(1.0 + TICK_S)
+        for ended in range(1, 6):
+            assert sum(task.cancelling() for task in tasks) == ended
+            time.pass_by(0.003)
+        assert [await task for task in tasks] == ["idle"] * 5
 
 
 async def test_a_call_that_makes_progress_does_not_expire(time: Time) -> None:

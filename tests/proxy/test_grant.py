@@ -1,4 +1,4 @@
-"""What is granted of what a head asks for: a promise is kept or refused, a hint may be passed over."""
+"""What is granted of what a head asks for: it is granted or refused, never dropped."""
 
 from typing import Any
 
@@ -22,12 +22,6 @@ def wish(policies: Any, headers: dict[str, str], **fields: Any) -> Wish | None:
     return granted(policies, a_call(**fields), headers)[0]
 
 
-def refused(policies: Any, headers: dict[str, str], **fields: Any) -> str:
-    with pytest.raises(InvalidCall) as error:
-        wish(policies, headers, **fields)
-    return error.value.code
-
-
 def test_a_head_that_asks_for_nothing_gets_nothing() -> None:
     for policies in (NONE, ALL, ELSEWHERE):
         assert wish(policies, {"x-user": "ada"}) is None
@@ -49,15 +43,30 @@ def test_with_a_clause_what_is_asked_is_granted(headers: dict[str, str], granted
     assert wish(ALL, headers) == granted
 
 
-def test_without_any_clause_a_key_means_nothing_as_before() -> None:
-    """An app that sends one today to an upstream that passes it over goes on."""
-    assert wish(NONE, {"idempotency-key": "k"}) is None
-    assert wish(NONE, {"idempotency-key": ""}) is None
+@pytest.mark.parametrize(
+    ("headers", "purpose", "policies"),
+    [
+        ({"idempotency-key": "k"}, "idempotency", [NONE, ELSEWHERE, ONLY_TASKS]),
+        ({"idempotency-key": ""}, "idempotency", [NONE]),
+        ({"last-event-id": f"{ID}.3"}, "resume", [NONE, ELSEWHERE, ONLY_TASKS]),
+        ({"prefer": "respond-async"}, "tasks", [NONE, ELSEWHERE]),
+        ({"prefer": "return=minimal, respond-async, wait=5"}, "tasks", [NONE]),
+        ({"prefer": "event-ids"}, "resume", [NONE, ELSEWHERE, ONLY_TASKS]),
+    ],
+)
+def test_what_no_policy_allows_is_refused_and_the_answer_says_what_would_allow_it(
+    headers: dict[str, str], purpose: str, policies: list[Any]
+) -> None:
+    for some in policies:
+        with pytest.raises(InvalidCall) as error:
+            wish(some, headers)
+        assert error.value.code == "not_recorded"
+        assert f"record: {{allow: [{purpose}]}}" in error.value.message
 
 
-def test_where_keys_are_kept_for_others_one_that_is_not_is_refused() -> None:
-    for policies in (ELSEWHERE, ONLY_TASKS):
-        assert refused(policies, {"idempotency-key": "k"}) == "not_recorded"
+def test_other_preferences_are_hints() -> None:
+    for some in (NONE, ELSEWHERE, ALL):
+        assert wish(some, {"prefer": "return=minimal, wait=10"}) is None
 
 
 def test_a_call_without_a_meter_is_not_recorded() -> None:
@@ -65,16 +74,6 @@ def test_a_call_without_a_meter_is_not_recorded() -> None:
     call.surface = PASSTHROUGH
     with pytest.raises(InvalidCall):
         granted(ALL, call, {"idempotency-key": "k"})
-
-
-def test_a_preference_that_is_not_granted_is_passed_over() -> None:
-    for policies in (NONE, ELSEWHERE):
-        assert wish(policies, {"prefer": "respond-async, event-ids"}) is None
-
-
-def test_an_answer_is_never_begun_anew_for_who_wants_the_rest_of_one() -> None:
-    for policies in (NONE, ELSEWHERE, ONLY_TASKS):
-        assert refused(policies, {"last-event-id": f"{ID}.3"}) == "not_recorded"
 
 
 def test_only_a_post_is_recorded() -> None:

@@ -197,10 +197,11 @@ async def test_nothing_is_loaded_before_there_is_something_to_count() -> None:
 
 async def test_a_flood_of_counts_is_estimated_at_once_instead_of_piling_up() -> None:
     gate = Gate()
-    tokenizer = Tokenizer(load=lambda name: gate, threads=1, most_waiting=2)
+    tokenizer = Tokenizer(load=lambda name: gate, threads=1, most_waiting=200)
     admitted = [asyncio.create_task(tokenizer.count(["text"], model="gpt-4o")) for _ in range(2)]
     await gate.reached.wait()
     assert await tokenizer.count(["12345678"], model="gpt-4o") == Count(2, exact=False)
+    assert "waiting=136/200" in repr(tokenizer), "two texts of four characters, and a call each"
     gate.opened.set()
     assert await asyncio.gather(*admitted) == [Count(7, exact=True)] * 2
     assert await tokenizer.count(["text"], model="gpt-4o") == Count(7, exact=True)

@@ -154,6 +154,8 @@ class Model(asyncio.Protocol):
         self._transport.write(_STREAM)
         for _ in range(FLOOD_BYTES // len(chunk)):
             await self._writable.wait()
+            if self._transport.is_closing():
+                return
             self._transport.write(chunk)
             served.said += 200 * len(WORDS)
         self._transport.close()

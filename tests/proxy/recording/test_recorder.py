@@ -10,7 +10,7 @@ import aiohttp
 import orjson
 import pytest
 
-from tests.fakes import FakeUpstream, Step, UntilClosed, Wait, json_answer, sse_answer
+from tests.fakes import Abort, FakeUpstream, Step, UntilClosed, Wait, json_answer, sse_answer
 from tests.house import CHAT, House, error_of, policy
 from tests.whole.conversation import ANSWER, OK, STREAM, chunk
 
@@ -155,6 +155,17 @@ async def test_a_call_that_cost_something_keeps_its_failure(tmp_path: Path) -> N
     assert b'"code":"upstream_broken"' in answers[0][2]
     assert b"[DONE]" not in answers[0][2]
     assert len(found) == 1
+
+
+async def test_who_is_replayed_a_failure_hears_that_the_key_is_worth_no_other_try(tmp_path: Path) -> None:
+    async with FakeUpstream(default=OK) as upstream:
+        head, part, _ = json_answer(200, ANSWER, splits=[20])
+        upstream.queue([head, part, Abort()])
+        async with house(upstream, tmp_path) as proxy:
+            answers = [await proxy.post(PATH, CHAT, headers=asking(idempotency_key="k")) for _ in range(2)]
+    assert len(upstream.requests) == 1
+    assert [status for status, _, _ in answers] == [502, 502]
+    assert [headers.get("x-should-retry") for _, headers, _ in answers] == [None, "false"]
 
 
 async def test_a_400_of_the_upstream_is_kept(tmp_path: Path) -> None:
@@ -349,15 +360,15 @@ async def test_so_many_tasks_of_one_user_run_at_once(tmp_path: Path) -> None:
     assert (statuses, bobs) == ([202, 202, 429], 202)
 
 
-async def test_without_a_clause_headers_mean_nothing_and_tasks_are_not_found(tmp_path: Path) -> None:
+async def test_without_a_clause_what_needs_one_is_refused_and_tasks_are_not_found(tmp_path: Path) -> None:
     async with FakeUpstream(default=OK) as upstream:
         async with house(upstream, tmp_path, rules="- {name: all, budget: {usd: 5, per: day}}") as proxy:
-            asked = asking(idempotency_key="k", prefer="respond-async, event-ids")
-            answers = [await proxy.post(PATH, CHAT, headers=asked) for _ in range(2)]
+            for asked in ({"idempotency_key": "k"}, {"prefer": "respond-async"}, {"prefer": "event-ids"}):
+                status, _, body = await proxy.post(PATH, CHAT, headers=asking(**asked))
+                assert (status, orjson.loads(body)["error"]["code"]) == (400, "not_recorded")
+            assert (await proxy.post(PATH, CHAT, headers=asking(prefer="return=minimal")))[0] == 200
             assert (await get(proxy, "/tasks/x"))[0] == 404
-    assert [status for status, _, _ in answers] == [200, 200]
-    assert not any("tollhouse-task" in headers or "preference-applied" in headers for _, headers, _ in answers)
-    assert len(upstream.requests) == 2
+    assert len(upstream.requests) == 1, "nothing was asked of the upstream, and nothing paid"
 
 
 def holding(folder: Path, canary: bytes) -> list[Path]:

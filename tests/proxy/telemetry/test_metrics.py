@@ -231,6 +231,16 @@ async def test_only_the_policy_version_in_force_is_shown_and_loads_are_counted()
     assert found[at("policy_loads_total", result="rejected")] == 1
 
 
+async def test_a_rejected_file_shows_until_one_comes_into_force() -> None:
+    made = metrics()
+    shown = [(await scrape(made))[at("policy_last_load_successful")]]
+    made.policy_rejected()
+    shown.append((await scrape(made))[at("policy_last_load_successful")])
+    made.policy_activated(version="v1", models=(), keys=(), clauses=())
+    shown.append((await scrape(made))[at("policy_last_load_successful")])
+    assert shown == [1, 0, 1]
+
+
 async def test_known_labels_are_there_with_zero_from_the_first_scrape() -> None:
     found = await scrape(metrics())
     assert found[at("build_info", version="1.2.3")] == 1
@@ -241,6 +251,7 @@ async def test_known_labels_are_there_with_zero_from_the_first_scrape() -> None:
         at("refusals_total", policy="everyone", clause="rate_limit", mode="enforce"),
         at("refusals_total", policy="batch", clause="budget", mode="shadow"),
         at("pages_total", kind="slack", result="failed"),
+        at("pages_total", kind="none", result="given_up"),
         at("policy_loads_total", result="rejected"),
         at("inflight_calls"),
         at("usage_mismatch_total"),
