@@ -17,7 +17,7 @@ MINUTES ?= 30
 SECONDS ?= 10
 PROCESSES ?= 1
 
-.PHONY: run test check real pages alerts-test faults fuzz soak nginx bench bench-quick schema clean
+.PHONY: run test check real pages alerts-test faults fuzz soak chart-test nginx bench bench-quick schema clean
 
 # A Debian without python3-venv gets it when we are root, and is told when we are not.
 $(VENV)/ready: requirements-dev.lock pyproject.toml
@@ -67,6 +67,12 @@ soak: $(VENV)/ready
 # Every target for SECONDS each; `make fuzz SECONDS=600 TARGETS="edge streams" PROCESSES=2 FUZZ=--blind` for some of them, in another way.
 fuzz: $(VENV)/ready
 	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS) --processes $(PROCESSES) $(FUZZ) $(TARGETS)
+
+# The Helm chart: linted, rendered and refused by two real Helms, checked against Kubernetes' schemas, and run as a pod by Podman, with the image
+# that `make image` built or TOLLHOUSE_IMAGE names. Its checks are no test_*.py, so that `make test` needs none of the tools.
+chart-test: $(VENV)/ready
+	@$(BIN)/python -m tests.chart.tools
+	$(BIN)/python -m pytest -n auto --dist loadfile -o python_files='check_*.py' tests/chart
 
 .tools/alertmanager/usr/bin/prometheus-alertmanager:
 	@echo "unpacking prometheus-alertmanager into .tools"; mkdir -p .tools/alertmanager && cd .tools \

@@ -1,0 +1,38 @@
+{{/* Names and labels. Every template here takes the scope of this chart: `.` inside it, `.Subcharts.tollhouse` in a chart above. */}}
+
+{{- define "tollhouse.fullname" -}}
+{{- $name := .Values.fullnameOverride | default (contains "tollhouse" .Release.Name | ternary .Release.Name (printf "%s-tollhouse" .Release.Name)) -}}
+{{- $name | trunc 48 | trimSuffix "-" -}}
+{{- end }}
+
+{{- define "tollhouse.selectorLabels" -}}
+app.kubernetes.io/name: tollhouse
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "tollhouse.labels" -}}
+{{ include "tollhouse.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "tollhouse-%s" .Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{- define "tollhouse.image" -}}
+{{- with .Values.image -}}
+{{ .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ .tag | default $.Chart.AppVersion }}{{ end }}
+{{- end -}}
+{{- end }}
+
+{{/* The ConfigMap that holds the policy. */}}
+{{- define "tollhouse.policyConfigMap" -}}
+{{- if eq .Values.mode "injector" -}}
+{{ .Values.injector.policyConfigMap }}
+{{- else -}}
+{{ .Values.policy.existingConfigMap | default (printf "%s-policy" (include "tollhouse.fullname" .)) }}
+{{- end -}}
+{{- end }}
+
+{{/* The Secret whose keys are files for the policy, or nothing. */}}
+{{- define "tollhouse.secret" -}}
+{{ eq .Values.mode "injector" | ternary .Values.injector.secret .Values.secrets.existingSecret }}
+{{- end }}
