@@ -6,7 +6,7 @@ from typing import Any
 
 from proxy.errors import CODES
 from proxy.policy.contract import Clause
-from proxy.settings import SETTINGS
+from proxy.settings import INJECT_SETTINGS, SETTINGS
 from proxy.telemetry.declared import DECLARED
 from proxy.telemetry.logs import EVENTS, FIELDS
 from proxy.wire.surfaces import SOCKETS, SURFACES, TURN
@@ -18,7 +18,11 @@ def reference(kinds: tuple[type[Clause], ...], verbs: Mapping[str, str]) -> str:
     """Markdown, from BEGIN to END, with a table each of verbs, settings, paths, clauses, error codes, metrics, events and fields."""
     sections = (
         ("Verbs", ("verb", "does"), ((f"`tollhouse {verb}`", does) for verb, does in verbs.items())),
-        ("Settings", ("variable", "flag", "default", "meaning"), map(_setting, SETTINGS)),
+        (
+            "Settings",
+            ("variable", "flag", "default", "meaning"),
+            [*map(_setting, SETTINGS), *map(_inject_setting, INJECT_SETTINGS)],
+        ),
         (
             "Paths with a meter",
             ("path", "methods", "output caps", "streams"),
@@ -42,6 +46,12 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 def _setting(setting: Any) -> tuple[str, ...]:
     flag = f"`{setting.flag}`" if setting.flag else ""
     return f"`{setting.variable}`", flag, f"`{setting.default}`" if setting.default else "", setting.meaning
+
+
+def _inject_setting(setting: Any) -> tuple[str, ...]:
+    """Its variable stands among the others; its flag is another verb's."""
+    variable, flag, default, meaning = _setting(setting)
+    return variable, f"{flag} of `inject`", default, meaning
 
 
 def _surface(surface: Any) -> tuple[str, ...]:

@@ -174,10 +174,32 @@ SETTINGS: tuple[Setting, ...] = (
     ),
 )
 
+_LOG_SETTINGS = tuple(setting for setting in SETTINGS if setting.field in ("log_level", "log_format"))
+INJECT_SETTINGS: tuple[Setting, ...] = (
+    Setting(
+        "listen", "TOLLHOUSE_INJECT_LISTEN", "--listen", "0.0.0.0:8443", "Port of the webhook, over TLS; :0 picks one.", _address
+    ),
+    Setting("tls_cert", "TOLLHOUSE_INJECT_TLS_CERT", "--tls-cert", None, "File of its certificate chain, in PEM.", Path),
+    Setting("tls_key", "TOLLHOUSE_INJECT_TLS_KEY", "--tls-key", None, "File of the certificate's key, in PEM.", Path),
+    Setting("sidecar", "TOLLHOUSE_INJECT_SIDECAR", "--sidecar", None, "File of what is put into pods.", Path),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class InjectSettings:
+    """What `tollhouse inject` is told, parsed."""
+
+    listen: tuple[str, int]
+    tls_cert: Path
+    tls_key: Path
+    sidecar: Path
+    log_level: Literal["debug", "info", "warning", "error"]
+    log_format: Literal["json", "console"]
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Every setting, parsed. env: the whole environment, for references of the policy file. repr shows no secret."""
+    """Every setting of `serve`, parsed. env: the whole environment, for references of the policy file. repr shows no secret."""
 
     policy: Path | None
     upstream: str | None
@@ -203,9 +225,9 @@ class Settings:
         return self.upstream or (OPENAI if self.openai_key else None)
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags of `serve`, from the table."""
-    for setting in SETTINGS:
+def add_flags(parser: argparse.ArgumentParser, settings: tuple[Setting, ...] = SETTINGS) -> None:
+    """The flags of a verb, from its table."""
+    for setting in settings:
         if setting.flag is not None:
             told = f" (default: {setting.default})" if setting.default else ""
             parser.add_argument(
@@ -213,26 +235,22 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
             )
 
 
+def read_inject_settings(env: Mapping[str, str], flags: Mapping[str, str | None]) -> InjectSettings:
+    """As `read_settings`, for `inject`. None of its files may be left out."""
+    values, mistakes = _read((*INJECT_SETTINGS, *_LOG_SETTINGS), env, flags)
+    mistakes += [
+        f"{setting.flag}: name a file, here or as {setting.variable}"
+        for setting in INJECT_SETTINGS
+        if setting.field in values and values[setting.field] is None
+    ]
+    if mistakes:
+        raise SettingsError(mistakes)
+    return InjectSettings(**values)
+
+
 def read_settings(env: Mapping[str, str], flags: Mapping[str, str | None]) -> Settings:
     """The settings. flags: field → text, None where a flag was not given; flags win. Errors: SettingsError with every mistake."""
-    values: dict[str, Any] = {}
-    mistakes: list[str] = []
-    for setting in SETTINGS:
-        flagged = flags.get(setting.field)
-        text = flagged if flagged is not None else env.get(setting.variable) or setting.default
-        if text is None:
-            values[setting.field] = None
-            continue
-        try:
-            values[setting.field] = setting.parse(text)
-        except ValueError as error:
-            mistakes.append(f"{setting.flag if flagged is not None else setting.variable}: {error}")
-    known = {setting.variable for setting in SETTINGS}
-    mistakes += [
-        f"{name}: there is no such setting"
-        for name in sorted(env)
-        if name.startswith("TOLLHOUSE_") and name not in known and not _SERVICE.search(name)
-    ]
+    values, mistakes = _read(SETTINGS, env, flags)
     key = env.get("OPENAI_API_KEY", "")
     if not key.isascii() or not key.isprintable() or " " in key:  # often the line break at the end of a mounted secret
         mistakes.append("OPENAI_API_KEY: expected a key in ASCII, without spaces and line breaks")
@@ -242,3 +260,26 @@ def read_settings(env: Mapping[str, str], flags: Mapping[str, str | None]) -> Se
         base = env.get("XDG_STATE_HOME")
         values["state_dir"] = (Path(base) if base else Path(env.get("HOME") or "/tmp") / ".local" / "state") / "tollhouse"  # noqa: S108
     return Settings(**values, openai_key=key or None, env=env)
+
+
+def _read(table: tuple[Setting, ...], env: Mapping[str, str], flags: Mapping[str, str | None]) -> tuple[dict[str, Any], list[str]]:
+    """Values by field, None where there is none, and the mistakes. A variable that belongs to another verb is none."""
+    values: dict[str, Any] = {}
+    mistakes: list[str] = []
+    for setting in table:
+        flagged = flags.get(setting.field)
+        text = flagged if flagged is not None else env.get(setting.variable) or setting.default
+        if text is None:
+            values[setting.field] = None
+            continue
+        try:
+            values[setting.field] = setting.parse(text)
+        except ValueError as error:
+            mistakes.append(f"{setting.flag if flagged is not None else setting.variable}: {error}")
+    known = {setting.variable for setting in (*SETTINGS, *INJECT_SETTINGS)}
+    mistakes += [
+        f"{name}: there is no such setting"
+        for name in sorted(env)
+        if name.startswith("TOLLHOUSE_") and name not in known and not _SERVICE.search(name)
+    ]
+    return values, mistakes

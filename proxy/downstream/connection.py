@@ -352,7 +352,8 @@ class ClientConnection(asyncio.Protocol):
         self._wait("close")
         try:
             self._transport.resume_reading()
-            self._transport.write_eof()
+            if self._transport.can_write_eof():  # TLS knows no half of a connection
+                self._transport.write_eof()
         except OSError:  # it was reset, and the loop is yet to say so
             self._transport.abort()
 

@@ -7,6 +7,7 @@ all of them, and what they are still answering is cancelled.
 import asyncio
 import os
 import socket
+import ssl
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from email.utils import formatdate
@@ -21,6 +22,7 @@ from proxy.downstream.rules import Rejection
 from proxy.downstream.sink import HttpSink
 
 KEEPALIVE_S = 75.0
+HANDSHAKE_S = 5.0
 FLUSH_S = 75.0  # for the last of an answer, which no call's deadline watches any more
 BACKLOG = 4096  # a burst that overflows the backlog waits for SYN retries of seconds
 # What the system keeps for a client that does not read, beside what is on its way to it; left alone it grows to 4 MiB. What is on its
@@ -63,10 +65,19 @@ class Listener:
     def __repr__(self) -> str:
         return f"<Listener listening={self._server is not None} connections={len(self._connections)} closing={self.closing}>"
 
-    async def listen(self, host: str, port: int) -> tuple[str, int]:
+    async def listen(self, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> tuple[str, int]:
         """Accept connections. Returns where, which tells the port that 0 picked. Errors: OSError when the address is taken."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(lambda: self.connect(loop), host, port, backlog=BACKLOG, reuse_address=True)
+        self._server = await loop.create_server(
+            (lambda: self.connect(loop)) if tls is None else (lambda: TlsConnection(self, loop)),
+            host,
+            port,
+            backlog=BACKLOG,
+            reuse_address=True,
+            ssl=tls,
+            ssl_handshake_timeout=None if tls is None else HANDSHAKE_S,
+            ssl_shutdown_timeout=None if tls is None else LINGER_S,
+        )
         for listening in self._server.sockets:
             _bound_buffers(listening.fileno())
         name = self._server.sockets[0].getsockname()
@@ -112,6 +123,12 @@ class Listener:
         self._connections.add(connection)
         return connection
 
+    def joined(self, connection: ClientConnection) -> None:
+        """Its handshake is over."""
+        self._connections.add(connection)
+        if len(self._connections) > self._most and not self._make_room(asyncio.get_running_loop().time()):
+            connection.abort()
+
     def _make_room(self, now: float) -> bool:
         """Close some that nothing is asked on, the oldest first; or else some that dawdle over a head, or over their end."""
         if now < self._full_until:
@@ -135,6 +152,20 @@ class Listener:
         if second != self._date[0]:
             self._date = second, formatdate(second, usegmt=True)
         return self._date[1]
+
+
+class TlsConnection(ClientConnection):
+    """One that its listener has from the end of the handshake on: where that fails, nobody is told, and it would stay for ever."""
+
+    __slots__ = ("_joined",)
+
+    def __init__(self, owner: Listener, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(owner, loop)
+        self._joined = owner.joined
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._joined(self)
 
 
 def _bound_buffers(listening: int) -> None:

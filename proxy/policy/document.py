@@ -187,7 +187,7 @@ class _Composer:
         for event in self._events:
             if isinstance(event, yaml.DocumentStartEvent):
                 if root is not None:
-                    self._stop(_place(event.start_mark), "a second document starts here; a policy file is one document")
+                    self._stop(_place(event.start_mark), "a second document starts here; the file is one document")
                 root = self._node(next(self._events), trail=())
         if root is None or root == Scalar(root.place, "", plain=True):
             self._stop(Place(1, 1), "the file is empty; it starts with `version: 1`")

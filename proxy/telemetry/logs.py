@@ -25,7 +25,7 @@ Format = Literal["json", "console"]
 LEVELS: Mapping[str, int] = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 EVENTS: Mapping[str, str] = {
-    "server.ready": "Both ports are open and calls are taken.",
+    "server.ready": "Its ports are open: calls are taken, or reviews of pods.",
     "server.draining": "No new calls are taken; running ones finish.",
     "server.stopped": "Everything is settled and the process ends.",
     "overload.began": "Calls or connections are refused from here on, for `reason`; running ones go on.",
@@ -54,6 +54,10 @@ EVENTS: Mapping[str, str] = {
     "log.thinned": "Calls were refused before it was known who calls, and most of their lines are left out.",
     "log.dropped": "The reader of the log was too slow or gone, and lines before this one are missing.",
     "fault.caught": "A defect of the proxy, or what no one else caught.",
+    "pod.reviewed": "`inject` answered a review; `decision` is what became of the pod, or of what else it was about.",
+    "review.rejected": "Something came to `inject` that is no review it can answer.",
+    "files.activated": "A file of `inject` changed, and what it holds now is in force.",
+    "files.rejected": "A file of `inject` changed and cannot be used; what was in force stays.",
     "pretend.serving": "The upstream is the pretend one that comes with the package.",
 }
 
@@ -138,6 +142,16 @@ FIELDS: Mapping[str, Field] = {
     "kept": Field(int, "Recordings that were found."),
     "interrupted": Field(int, "Calls among them that ran when the process ended."),
     "unreadable": Field(int, "Recordings that another TOLLHOUSE_RECORD_KEY sealed, or that had rotted; they are gone."),
+    # the injector
+    "why": Field(str, "Why something is no review that can be answered; nothing of it."),
+    "review_uid": Field(str, "The API server's id of a review."),
+    "namespace": Field(str, "Namespace of the pod."),
+    "pod": Field(str, "Name of the pod, or the prefix that its name will be made of."),
+    "decision": Field(
+        str,
+        "injected; present (it has one already); not_asked, not_a_pod, not_created (no business of ours); host_network, windows, mirror, "
+        "would_not_end, no_containers (none possible); wrong_annotation, volume_conflict (refused).",
+    ),
     # the process
     "version": Field(str, "Version of Tollhouse."),
     "listen": Field(str, "Address and port for calls."),

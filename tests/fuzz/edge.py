@@ -159,6 +159,9 @@ class _Pipe:
         assert not self.closing
         self.out += data
 
+    def can_write_eof(self) -> bool:
+        return True
+
     def write_eof(self) -> None: ...
 
     def close(self) -> None:

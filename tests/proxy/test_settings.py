@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from proxy.settings import OPENAI, SETTINGS, SettingsError, read_settings
+from proxy.settings import INJECT_SETTINGS, OPENAI, SETTINGS, SettingsError, read_inject_settings, read_settings
 
 HOME = {"HOME": "/home/ada"}
 
@@ -151,6 +151,30 @@ def test_every_setting_has_a_variable_of_ours_and_a_line_of_documentation() -> N
         assert setting.variable == f"TOLLHOUSE_{setting.field.upper()}"
         assert setting.flag in (None, "--" + setting.field.replace("_", "-"))
         assert setting.meaning.endswith(".")
+
+
+def test_every_setting_of_the_injector_has_a_name_of_its_own() -> None:
+    assert {s.variable for s in INJECT_SETTINGS} & {s.variable for s in SETTINGS} == set()
+    for setting in INJECT_SETTINGS:
+        assert setting.variable == f"TOLLHOUSE_INJECT_{setting.field.upper()}"
+        assert setting.flag == "--" + setting.field.replace("_", "-")
+        assert setting.meaning.endswith(".")
+
+
+FILES: dict[str, str | None] = {"tls_cert": "c", "tls_key": "k", "sidecar": "s"}
+
+
+def test_the_injector_reads_its_own_settings_and_how_to_log() -> None:
+    env = {"TOLLHOUSE_LOG_LEVEL": "debug", "TOLLHOUSE_LISTEN": "another verb's", "TOLLHOUSE_INJECT_SIDECAR": "/etc/s"}
+    settings = read_inject_settings(env, FILES | {"sidecar": None})
+    assert (settings.listen, settings.log_level, settings.sidecar) == (("0.0.0.0", 8443), "debug", Path("/etc/s"))
+    assert read_settings({"TOLLHOUSE_INJECT_LISTEN": "another verb's"}, {}).listen == ("127.0.0.1", 8080)
+
+
+def test_a_misspelt_setting_of_the_injector_is_told() -> None:
+    with pytest.raises(SettingsError) as error:
+        read_inject_settings({"TOLLHOUSE_INJECT_SIDECARS": "s", "TOLLHOUSE_INJECTOR_SERVICE_HOST": "10.0.0.1"}, FILES)
+    assert error.value.mistakes == ["TOLLHOUSE_INJECT_SIDECARS: there is no such setting"]
 
 
 def test_what_bounds_the_process_is_a_size_and_two_counts() -> None:
