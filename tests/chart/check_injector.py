@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from proxy.verbs import VERBS
 from tests.chart.charts import NEWEST, OLDEST, Charts, env_of, one, serving
 from tests.chart.sets import rendered
 
@@ -54,7 +53,7 @@ def test_a_pod_that_does_not_ask_is_no_concern_of_it(charts: Charts) -> None:
         {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"], "scope": "Namespaced"}
     ]
     [condition] = webhook["matchConditions"]
-    assert "object.metadata.annotations['tollhouse.dev/inject'] == 'true'" in condition["expression"]
+    assert "object.metadata.annotations['tollhouse.dev/inject'] != 'false'" in condition["expression"]
     assert (webhook["failurePolicy"], webhook["sideEffects"], webhook["admissionReviewVersions"]) == ("Ignore", "None", ["v1"])
     old = one(rendered(charts, ("injector", "1.29.0")), "MutatingWebhookConfiguration")["webhooks"][0]
     assert "matchConditions" not in old
@@ -116,7 +115,6 @@ def test_certificates_of_others(charts: Charts, name: str) -> None:
         assert (configuration["webhooks"][0]["clientConfig"]["caBundle"], secret) == ("Zm9v", "webhook-tls")
 
 
-@pytest.mark.skipif("inject" not in VERBS, reason="the verb comes with another change")
 def test_the_webhook_takes_what_the_chart_gives_it_and_a_pod_gets_what_the_template_gives(charts: Charts, tmp_path: Path) -> None:
     """The command of the Deployment with its files, asked as the API server asks."""
     documents = rendered(charts, ("injector", NEWEST))

@@ -6,6 +6,16 @@
 {{- with .Values.gateway.autoscaling }}{{ if and .enabled (gt (int .minReplicas) (int .maxReplicas)) -}}
 {{- fail (printf "tollhouse: gateway.autoscaling.minReplicas is %d, and maxReplicas only %d" (int .minReplicas) (int .maxReplicas)) -}}
 {{- end }}{{ end -}}
+{{- if eq .Values.mode "gateway" -}}
+{{- $most := int .Values.gateway.replicas -}}
+{{- with .Values.gateway.autoscaling }}{{ if .enabled }}{{ $most = int .maxReplicas }}{{ end }}{{ end -}}
+{{- if and (gt $most 1) (ne .Values.gateway.limits "perReplica") -}}
+{{- fail (printf "tollhouse: up to %d replicas, and they share no limits and budgets: %d let through %d times as much. Keep one, or say gateway.limits: perReplica if that is meant" $most $most $most) -}}
+{{- end -}}
+{{- if and (gt $most 1) .Values.gateway.persistence.enabled -}}
+{{- fail (printf "tollhouse: up to %d replicas and one volume, which only one can have. Set gateway.persistence.enabled to false: each then has a folder of its own, which ends with its pod" $most) -}}
+{{- end -}}
+{{- end -}}
 {{- range .Values.extraEnv }}{{ if hasPrefix "TOLLHOUSE_" .name -}}
 {{- fail (printf "tollhouse: extraEnv sets %s; settings of Tollhouse have values of their own" .name) -}}
 {{- end }}{{ end -}}
