@@ -19,7 +19,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     && /build/pip/bin/pip install --require-hashes --only-binary :all: --no-compile --target /out -r requirements.lock \
     && find /out -name '*.so*' -exec strip --strip-unneeded {} + \
     && find /out -type f -regex '.*\.\(c\|h\|cpp\|pyx\|pxd\|pxi\|pyi\)' -delete \
-    && rm -r /out/bin /out/*/tests
+    && rm -rf /out/bin /out/*/tests
 COPY LICENSE /out/
 COPY proxy /out/proxy
 COPY policies /out/policies

@@ -20,12 +20,14 @@ STATE = Path("/var/lib/tollhouse")
 USER, GROUP = 65532, 0  # platforms that choose a user of their own give it group 0
 
 # -I: neither the environment (PYTHONPATH) nor the working folder says what is imported. A process with the number 1 is not ended by
-# a signal that it has no handler for, so until `serve` has its own, a SIGTERM would be lost, and the container killed after its grace.
+# a signal that it has no handler for, so until `serve` has its own, a SIGTERM would be lost, and the container killed after its grace. It
+# leaves at once: there is nothing to end in order yet, and an exception while a compiled module is loaded can crash it (seen: exit 139).
 LAUNCHER = f"""#!{{python}} -I
+import os
 import signal
 import sys
 
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
 sys.path.insert(0, "{PACKAGES}")
 
 from proxy.__main__ import main
@@ -43,11 +45,10 @@ def fit() -> None:
 
 def take_away() -> None:
     """pip and what would bring it back: nothing is installed here any more, and whoever gets in finds no tool for it."""
-    library, site = Path(sysconfig.get_path("stdlib")), Path(sysconfig.get_path("purelib"))
-    for folder in (library / "ensurepip", *site.glob("pip*"), *site.glob("setuptools*"), *site.glob("wheel*")):
-        shutil.rmtree(folder)
-    for script in Path(sysconfig.get_path("scripts")).glob("pip*"):
-        script.unlink()
+    library, site, scripts = (Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "scripts"))
+    found = (library.glob("ensurepip"), site.glob("pip*"), site.glob("setuptools*"), site.glob("wheel*"), scripts.glob("pip*"))
+    for path in (one for some in found for one in some):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def load() -> None:

@@ -47,10 +47,22 @@ STAND_INS: Mapping[str, StandIn] = {
     ),
     "SMALL": StandIn(
         "extract",
-        ("base-files", "netbase", "tzdata", "ca-certificates", "libc-bin", "libssl3t64", "libgcc-s1", "libstdc++6", "libgomp1")
-        + ("python3.13-minimal", "libpython3.13-minimal", "libpython3.13-stdlib", "python3.13-venv")
-        + ("libsqlite3-0", "libbz2-1.0", "liblzma5", "libffi8", "libncursesw6", "libtinfo6", "libreadline8t64", "libuuid1")
-        + ("libdb5.3t64", "libnsl2", "libtirpc3t64", "libcrypt1", "libexpat1", "zlib1g"),
+        (  # source: GoogleContainerTools/distroless, base, cc and python3/config.bzl
+            *(
+                "base-files",
+                "netbase",
+                "tzdata",
+                "ca-certificates",
+                "libc-bin",
+                "libssl3t64",
+                "libgcc-s1",
+                "libstdc++6",
+                "libgomp1",
+            ),
+            *("python3.13-minimal", "libpython3.13-minimal", "libpython3.13-stdlib", "python3.13-venv"),
+            *("libsqlite3-0", "libbz2-1.0", "liblzma5", "libffi8", "libncursesw6", "libtinfo6", "libreadline8t64", "libuuid1"),
+            *("libdb5.3t64", "libnsl2", "libtirpc3t64", "libcrypt1", "libexpat1", "zlib1g"),
+        ),
         (
             "ln -s python3.13 $1/usr/bin/python3",
             "mkdir -p $1/etc/ssl/certs && cat $1/usr/share/ca-certificates/mozilla/*.crt > $1/etc/ssl/certs/ca-certificates.crt",

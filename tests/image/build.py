@@ -35,7 +35,9 @@ def packed(engine: Engine, image: str) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make image")
-    parser.add_argument("--bases", choices=("public", "stand-in"), help="by default public ones, and stand-ins where no registry answers")
+    parser.add_argument(
+        "--bases", choices=("public", "stand-in"), help="by default public ones, and stand-ins where no registry answers"
+    )
     parser.add_argument("--lint", metavar="HADOLINT", help="a hadolint to look over the Dockerfile first")
     arguments = parser.parse_args()
     if arguments.lint:
@@ -51,7 +53,9 @@ def main() -> int:
         engine.call("tag", tag(target), f"localhost/tollhouse:{version()}{'' if target == 'slim' else '-' + target}")
         unpacked, under = engine.inspect(tag(target))["Size"], engine.inspect(named()[base])["Size"]
         to_pull = packed(engine, tag(target))
-        rows.append((target, unpacked / 1e6, (unpacked - under) / 1e6, to_pull / 1e6, took_s, "stand-in" if stands[base] else "public"))
+        rows.append(
+            (target, unpacked / 1e6, (unpacked - under) / 1e6, to_pull / 1e6, took_s, "stand-in" if stands[base] else "public")
+        )
         if to_pull > MOST_MB * 1e6:
             too_large.append(target)
     print(f"\n{'target':8} {'unpacked':>10} {'of it ours':>11} {'to pull':>9} {'built in':>9}   base")

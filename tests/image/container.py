@@ -36,6 +36,11 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Whether a process of this machine has a handler for a signal."""
+    return bool(int(_CAUGHT.findall(Path(f"/proc/{pid}/status").read_text())[0], 16) & 1 << (number - 1))
+
+
 class Container:
     """mounts: folder or volume → place, readable only; env: its environment; arguments: behind the command; hard: see HARD.
 
@@ -123,9 +128,9 @@ class Container:
 
     async def listens(self) -> None:
         """Its process has a handler for SIGTERM; on Linux alone, where a container's processes are among the machine's."""
-        status = Path(f"/proc/{await asyncio.to_thread(self.engine.call, 'inspect', '--format', '{{.State.Pid}}', self.name)}/status")
+        pid = int(await asyncio.to_thread(self.engine.call, "inspect", "--format", "{{.State.Pid}}", self.name))
         async with asyncio.timeout(PATIENCE_S):
-            while not int(_CAUGHT.findall(status.read_text())[0], 16) & 1 << (signal.SIGTERM - 1):
+            while not catches(pid, signal.SIGTERM):
                 await asyncio.sleep(0)
 
     async def terminate(self) -> None:

@@ -38,7 +38,7 @@ class Engine:
     environment: Mapping[str, str]
 
     def call(self, *arguments: str, timeout_s: float = 120) -> str:
-        """Standard output, stripped. Errors: CalledProcessError, after standard error was shown: Podman complains of what does not matter."""
+        """Standard output, stripped. Errors: CalledProcessError, and only then is standard error shown: Podman complains a lot."""
         done = self.attempt(*arguments, timeout_s=timeout_s)
         if done.returncode != 0:
             say(done.stderr)
@@ -81,7 +81,10 @@ class Engine:
 def found() -> Engine:
     """The engine of this machine. Errors: Missing."""
     docker = shutil.which("docker")
-    if docker and subprocess.run([docker, "version", "--format", "{{.Server.Version}}"], capture_output=True, check=False).returncode == 0:
+    if (
+        docker
+        and subprocess.run([docker, "version", "--format", "{{.Server.Version}}"], capture_output=True, check=False).returncode == 0
+    ):
         return Engine("docker", os.environ)
     need("podman", *_DEBIAN)
     return Engine("podman", {**os.environ, **_configured()})

@@ -7,6 +7,7 @@ The rule a reader could break: it ends with 0 only if each scene was played and 
 
 import argparse
 import asyncio
+import os
 import sys
 import tempfile
 import traceback
@@ -24,7 +25,7 @@ _SCENE_S = 180
 async def played(scene: Callable[[Stage], Awaitable[str]], engine: Engine, image: str) -> bool:
     name = scene.__name__.replace("_", " ")
     with tempfile.TemporaryDirectory(prefix="tollhouse-image-") as folder:
-        Path(folder).chmod(0o755)  # the container's user looks into it
+        os.chmod(folder, 0o755)  # the container's user looks into it
         try:
             async with asyncio.timeout(_SCENE_S), FakeUpstream() as upstream:
                 said = await scene(Stage(engine, image, upstream, Path(folder)))
