@@ -14,12 +14,7 @@ MINUTES ?= 30
 SECONDS ?= 10
 PROCESSES ?= 1
 
-# What looks over files of others' forms, each from the package registry. LINTERS is where they are unpacked.
-LINTERS := .tools/linters
-UV := .tools/uv
-COMPILE := $(UV)/bin/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 $(UPGRADE) pyproject.toml
-
-.PHONY: run test check real pages faults fuzz soak nginx bench bench-quick schema image image-test workflows sbom lock clean
+.PHONY: run test check real pages faults fuzz soak nginx bench bench-quick schema clean
 
 # A Debian without python3-venv gets it when we are root, and is told when we are not.
 $(VENV)/ready: requirements-dev.lock pyproject.toml
@@ -87,6 +82,12 @@ bench: $(VENV)/ready nginx
 bench-quick: $(VENV)/ready nginx
 	$(BIN)/python -m bench.run --quick
 
+# What looks over files of others' forms, each from the package registry. LINTERS is where they are unpacked.
+LINTERS := .tools/linters
+UV := .tools/uv
+COMPILE := $(UV)/bin/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 $(UPGRADE) pyproject.toml
+.PHONY: image image-test workflows sbom lock
+
 # Both targets of the Dockerfile, and what they weigh. With Docker or, as root on Debian, with Podman, which is fetched; where no registry
 # answers, on stand-ins for the bases, which is said. `make image BASES=public` or `BASES=stand-in` leaves no choice.
 image: $(VENV)/ready $(LINTERS)/ready
@@ -119,4 +120,5 @@ lock: | $(VENV)/ready
 	$(COMPILE) --extra dev --output-file requirements-dev.lock
 
 clean:
+	@umount .tools/containers/graph/overlay 2>/dev/null || true # Podman's store is mounted upon itself
 	rm -rf $(VENV) .real .tools .state

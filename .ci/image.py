@@ -17,6 +17,7 @@ from pathlib import Path
 PACKAGES = Path("/opt/tollhouse")
 COMMAND = Path("/usr/local/bin/tollhouse")  # in the PATH of every base
 STATE = Path("/var/lib/tollhouse")
+LATER = ("prometheus_client", "tiktoken", "encodings.idna", "gzip")  # what a process loads only when it first needs it
 USER, GROUP = 65532, 0  # platforms that choose a user of their own give it group 0
 
 # -I: neither the environment (PYTHONPATH) nor the working folder says what is imported. A process with the number 1 is not ended by
@@ -58,6 +59,8 @@ def load() -> None:
         for module in pkgutil.walk_packages([str(PACKAGES / package)], f"{package}."):
             if module.name not in ("proxy.__main__", "policies.update_prices"):  # which run, and needs what is not here
                 importlib.import_module(module.name)
+    for name in LATER:
+        importlib.import_module(name)
 
 
 fit()

@@ -24,7 +24,6 @@ from tests.image.engine import Engine
 
 PATIENCE_S = 60.0
 _CAUGHT = re.compile(r"^SigCgt:\s*(\w+)$", re.MULTILINE)
-_FRACTION = re.compile(r"\.(\d{6})\d+")  # nanoseconds, which `fromisoformat` does not take
 STATE = "/var/lib/tollhouse"
 # What the restricted Pod Security standard asks, and a root that nobody writes to; Podman would lay folders in memory over /tmp and /run.
 HARD = ("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--memory", "256m", "--pids-limit", "64")
@@ -139,7 +138,7 @@ class Container:
     async def started(self) -> float:
         """When its process began, seconds since 1970."""
         text = await asyncio.to_thread(self.engine.call, "inspect", "--format", "{{json .State.StartedAt}}", self.name)
-        return datetime.fromisoformat(_FRACTION.sub(r".\1", text.strip('"'))).timestamp()
+        return datetime.fromisoformat(text.strip('"')).timestamp()
 
     async def changed(self) -> list[str]:
         """Paths of its file system that differ from the image's, without what engines put there: places to mount at, and its user."""
