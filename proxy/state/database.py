@@ -290,7 +290,7 @@ def disk_failed(directory: Path, error: Exception) -> StateUnavailable:
     """What SQLite or the disk said, in our words; the usual mistake, a folder that belongs to somebody else, with its remedy."""
     if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         told = f"user {os.getuid()} cannot write to {directory}: {os.strerror(error.errno)}"
-        return unusable(f"{told}; give TOLLHOUSE_STATE_DIR a folder of this user's")
+        return unusable(f"{told}; give TOLLHOUSE_STATE_DIR a folder that it can write to")
     return unusable(f"{directory}: {type(error).__name__}: {error}")
 
 

@@ -393,7 +393,7 @@ def test_whose_folder_it_must_be_is_said_where_it_may_not_be_written(number: int
     """A volume that belongs to root, or is mounted read-only: the usual mistake in a container."""
     failed = disk_failed(Path("/state"), OSError(number, os.strerror(number), "/state/lock"))
     assert failed.detail == (
-        f"user {os.getuid()} cannot write to /state: {os.strerror(number)}; give TOLLHOUSE_STATE_DIR a folder of this user's"
+        f"user {os.getuid()} cannot write to /state: {os.strerror(number)}; give TOLLHOUSE_STATE_DIR a folder that it can write to"
     )
 
 
