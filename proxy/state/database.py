@@ -5,6 +5,7 @@ OSError; `SqliteStore` translates. The rule a reader could break: what is added 
 written in one transaction, so that a restart counts each line of a journal once.
 """
 
+import errno
 import fcntl
 import os
 import sqlite3
@@ -286,7 +287,10 @@ def _row(hold: OpenHold) -> tuple[object, ...]:
 
 
 def disk_failed(directory: Path, error: Exception) -> StateUnavailable:
-    """What SQLite or the disk said, in our words."""
+    """What SQLite or the disk said, in our words; the usual mistake, a folder that belongs to somebody else, with its remedy."""
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        told = f"user {os.getuid()} cannot write to {directory}: {os.strerror(error.errno)}"
+        return unusable(f"{told}; give TOLLHOUSE_STATE_DIR a folder that it can write to")
     return unusable(f"{directory}: {type(error).__name__}: {error}")
 
 

@@ -1,7 +1,9 @@
 """What a restart finds again, and what happens when the disk says no. On a real file; other processes are played by other files."""
 
 import asyncio
+import errno
 import fcntl
+import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing, contextmanager
@@ -14,7 +16,7 @@ import pytest
 from proxy.errors import StateUnavailable
 from proxy.policy.contract import Charge, Quota, Unit
 from proxy.state.contract import Delivery, Denial
-from proxy.state.database import MIGRATIONS
+from proxy.state.database import MIGRATIONS, disk_failed
 from proxy.state.memory import MemoryReservation
 from proxy.state.sqlite import SqliteStore
 from tests.clock import FakeClock
@@ -384,6 +386,15 @@ async def test_a_directory_that_cannot_be_made_is_refused(tmp_path: Path, clock:
         await SqliteStore.open(tmp_path / "file" / "state", clock)
     assert caught.value.detail is not None
     assert "NotADirectoryError" in caught.value.detail
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS])
+def test_whose_folder_it_must_be_is_said_where_it_may_not_be_written(number: int) -> None:
+    """A volume that belongs to root, or is mounted read-only: the usual mistake in a container."""
+    failed = disk_failed(Path("/state"), OSError(number, os.strerror(number), "/state/lock"))
+    assert failed.detail == (
+        f"user {os.getuid()} cannot write to /state: {os.strerror(number)}; give TOLLHOUSE_STATE_DIR a folder that it can write to"
+    )
 
 
 async def test_nobody_else_may_read_the_state(store: SqliteStore, directory: Path) -> None:
