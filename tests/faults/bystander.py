@@ -3,7 +3,8 @@
     python -m tests.faults.bystander
 
 It prints the port of its model server, reads the proxy's port and a key from standard input, and then prints one line a call: when it
-ended, how long it took (both in seconds), its status, and how long one took that was made right after it, past the proxy.
+ended, how long it took (both in seconds), its status, and how long one took that was made right after it, past the proxy: through a
+process that hands bytes on (`python -m tests.faults.bystander PORT`), and so through as many hands of the system.
 
 The rule a reader could break: it shares nothing with whoever makes the faults, or their load would be measured in its calls.
 """
@@ -11,6 +12,7 @@ The rule a reader could break: it shares nothing with whoever makes the faults, 
 import asyncio
 import sys
 import time
+from functools import partial
 
 PACE_S = 0.04
 MODEL = "bystander-1"
@@ -54,9 +56,38 @@ async def _call(port: int, key: str) -> int:
         writer.close()
 
 
+async def _hand_on(port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A connection of its own to `port` for each that comes, and all bytes both ways."""
+    try:
+        behind, before = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.gather(_copy(reader, before), _copy(behind, writer))
+    except OSError:
+        writer.close()
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while piece := await reader.read(65536):
+            writer.write(piece)
+    finally:
+        writer.close()
+
+
+async def relay(port: int) -> None:
+    """Print a port, and hand on what comes there to `port`, until standard input ends."""
+    server = await asyncio.start_server(partial(_hand_on, port), "127.0.0.1", 0)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+
+
 async def main() -> None:
     server = await asyncio.start_server(_serve, "127.0.0.1", 0)
     own = server.sockets[0].getsockname()[1]
+    relaying = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.faults.bystander", str(own)), stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    assert relaying.stdout is not None
+    past_port = int(await relaying.stdout.readline())
     print(own, flush=True)
     port, key = (await asyncio.to_thread(sys.stdin.readline)).split()
     while True:
@@ -67,11 +98,11 @@ async def main() -> None:
         except (OSError, TimeoutError):
             status = 0
         ended = time.monotonic()
-        await _call(own, key)
+        await _call(past_port, key)
         past = time.monotonic() - ended
         print(f"{ended:.6f} {ended - began:.6f} {status} {past:.6f}", flush=True)
         await asyncio.sleep(max(0.0, PACE_S - (time.monotonic() - began)))
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    asyncio.run(relay(int(sys.argv[1])) if len(sys.argv) > 1 else main())

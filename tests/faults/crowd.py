@@ -23,7 +23,10 @@ from tests.soak.scripts import MODEL, Script
 RCVBUF_BYTES = 4096
 PARTS = ("head", "body", "idle")
 _TRICKLE_S = 0.2
-_APART_S = 0.004  # so that arriving is no flood of its own
+_APART_S = {
+    "readers": 0.015,
+    "writers": 0.004,
+}  # so that arriving is no flood of its own: a reader's stream comes to 0.6 MiB at once
 _BODY = b'{"model": "%b", "messages": [{"role": "user", "content": "%b"}], "max_tokens": 1000000, "stream": true}' % (
     MODEL.encode(),
     PROMPT.encode(),
@@ -98,7 +101,7 @@ def main() -> None:
             crowd.join({"head": head[:20], "body": head, "idle": b""}[part], part=part)
             if part != "idle":
                 rest[number] = head[20:] if part == "head" else _BODY
-        time.sleep(_APART_S)
+        time.sleep(_APART_S[role])
     print(f"open {count}", flush=True)
     while not over.is_set():
         for line in crowd.ended(_TRICKLE_S):

@@ -57,7 +57,7 @@ _WARM_CALLS = 25  # of the bystander, before a fault begins
 @dataclass(slots=True)
 class Bystanding:
     """How the other tenant's calls went: seconds each, before the fault and during it, and of those past the proxy during it, which say
-    what the machine does to everybody; statuses other than 200, with their number.
+    what the machine does to whoever hands bytes on; statuses other than 200, with their number.
     """
 
     before_s: list[float] = field(default_factory=list)
