@@ -137,11 +137,9 @@ async def soak(seconds: float, *, seed: int, folder: Path) -> Soak:
         env = {"TOLLHOUSE_DRAIN_S": "2"}
         proxy = await undo.enter_async_context(Soaked(folder, texts[0], env=env))
         guard = Guard(proxy, folder, limit_usd=_LIMIT_USD)
-        control = await undo.enter_async_context(bystander())
         await other.begin(proxy.port)
-        await control.begin(control.port)
         await guard.baseline()
-        began, before, control_before = time.monotonic(), len(other.lines), len(control.lines)
+        began, before = time.monotonic(), len(other.lines)
         orders = Orders(proxy.port, seed, seconds, str(folder / "clients.jsonl"))
         watching = asyncio.create_task(_watch(result.series, proxy, guard, began))
         reloading = asyncio.create_task(_reload(result, proxy, texts))
@@ -152,8 +150,8 @@ async def soak(seconds: float, *, seed: int, folder: Path) -> Soak:
         result.wrong += [f"{error!r}" for error in outcomes if not isinstance(error, asyncio.CancelledError)]
         result.wrong += wrong[:20]
         during = other.lines[before:]
-        result.series.probes = [(at - began, took) for at, took, status in during if status == 200]
-        result.series.controls = [(at - began, took) for at, took, _ in control.lines[control_before:]]
+        result.series.probes = [(at - began, took) for at, took, status, _ in during if status == 200]
+        result.series.controls = [(at - began, past) for at, _, _, past in during]
         result.failed_probes = len(during) - len(result.series.probes)
         await model.close()
         await proxy.let_go()
