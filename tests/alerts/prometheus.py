@@ -17,6 +17,7 @@ from typing import Any
 import aiohttp
 
 from tests.alerts.files import RULES, Query
+from tests.answering import answering
 
 JOB, INSTANCE = "tollhouse", "one"
 READY_S = 30
@@ -106,25 +107,8 @@ async def prometheus(binary: str, promtool: str, folder: Path, *, target: str, h
     process = await asyncio.create_subprocess_exec(
         *(binary, f"--config.file={config}", f"--storage.tsdb.path={data}", f"--web.listen-address={listen}", "--log.level=error")
     )
-    try:
-        async with aiohttp.ClientSession() as session:
-            async with asyncio.timeout(READY_S):
-                while not await _ready(session, f"http://{listen}/-/ready"):
-                    assert process.returncode is None, "Prometheus ended"
-                    await asyncio.sleep(0.1)
-            yield Prometheus(f"http://{listen}", session)
-    finally:
-        if process.returncode is None:
-            process.terminate()
-        await process.wait()
-
-
-async def _ready(session: aiohttp.ClientSession, url: str) -> bool:
-    try:
-        async with session.get(url) as answer:
-            return answer.status == 200
-    except aiohttp.ClientError:
-        return False
+    async with answering(process, f"http://{listen}/-/ready", within_s=READY_S), aiohttp.ClientSession() as session:
+        yield Prometheus(f"http://{listen}", session)
 
 
 def _has_number(series: Mapping[str, Any]) -> bool:

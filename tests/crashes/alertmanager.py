@@ -19,8 +19,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-import aiohttp
-
+from tests.answering import answering
 from tests.crashes.trials import Nursery, Trial, faults
 from tests.crashes.vendors import CROSSED, RESOLVED, THRESHOLDS, Vendors
 from tests.fakes import FakeUpstream
@@ -58,24 +57,8 @@ async def alertmanager(binary: str, folder: Path, receiver: str) -> AsyncIterato
         *("--cluster.listen-address=", "--log.level=warn"),
         env={"PATH": os.environ["PATH"]},
     )
-    try:
-        async with asyncio.timeout(_READY_S), aiohttp.ClientSession() as session:
-            while not await _ready(session, f"http://{listen}/-/ready"):
-                assert process.returncode is None, "Alertmanager ended"
-                await asyncio.sleep(0.1)
+    async with answering(process, f"http://{listen}/-/ready", within_s=_READY_S):
         yield f"http://{listen}"
-    finally:
-        if process.returncode is None:
-            process.terminate()
-        await process.wait()
-
-
-async def _ready(session: aiohttp.ClientSession, url: str) -> bool:
-    try:
-        async with session.get(url) as answer:
-            return answer.status == 200
-    except aiohttp.ClientError:
-        return False
 
 
 async def work(trials: Sequence[Trial], vendors: Vendors, address: str, *, zone: str) -> None:
