@@ -105,8 +105,8 @@ def test_the_policy_is_checked_before_an_upgrade_and_not_before_a_rollback(chart
     assert pod["containers"][0]["args"] == ["check", "/etc/tollhouse/policy/policy.yaml"]
     assert [v["configMap"]["name"] for v in pod["volumes"] if "configMap" in v] == [copy["metadata"]["name"]]
     assert copy["data"] == one(documents, "ConfigMap", "shop-tollhouse-policy")["data"]
-    # Without the Secret it says which file is missing, where a pod of the gateway waits for it.
-    assert [v["secret"]["optional"] for v in pod["volumes"] if "secret" in v] == [True]
+    # It says which file is missing, where a pod of the gateway waits for it.
+    assert [source["optional"] for v in pod["volumes"] for name, source in v.items() if name != "name"] == [True, True]
     served = one(documents, "Deployment")["spec"]["template"]["spec"]
     assert [v["secret"]["optional"] for v in served["volumes"] if "secret" in v] == [False]
 

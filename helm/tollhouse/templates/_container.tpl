@@ -90,15 +90,15 @@ volumeMounts:
 {{- end }}
 
 {{/*
-Volumes for these mounts. Takes {context, policyConfigMap, mode, optional}: mode of the Secret's files, decimal; optional: whether a
-pod starts without the Secret. Beside an app the files are for
+Volumes for these mounts. Takes {context, policyConfigMap, mode, check}: mode of the Secret's files, decimal; check: whether it is for
+`tollhouse check`, which starts without them and says which file is missing, rather than wait. Beside an app the files are for
 everyone to read (0444), for a pod has one fsGroup and it is the app's; only this container mounts them.
 */}}
 {{- define "tollhouse.volumes" -}}
-- {name: tollhouse-policy, configMap: {name: {{ .policyConfigMap | quote }}}}
+- {name: tollhouse-policy, configMap: {name: {{ .policyConfigMap | quote }}{{ if .check }}, optional: true{{ end }}}}
 {{- with include "tollhouse.secret" .context }}
 - name: tollhouse-secrets
-  secret: {secretName: {{ . | quote }}, defaultMode: {{ $.mode }}, optional: {{ $.optional }}}
+  secret: {secretName: {{ . | quote }}, defaultMode: {{ $.mode }}, optional: {{ or $.check $.context.Values.secrets.optional (eq $.context.Values.mode "injector") }}}
 {{- end }}
 {{- range .context.Values.extraVolumes }}
 - {{ toJson . }}

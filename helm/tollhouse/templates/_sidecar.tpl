@@ -83,7 +83,7 @@ The rule a reader could break: what the app wrote stays. A name that both use is
 
 {{/* Takes the chart's scope, as those below. */}}
 {{- define "tollhouse.sidecarVolumes" -}}
-{{ include "tollhouse.volumes" (dict "context" . "policyConfigMap" (include "tollhouse.policyConfigMap" .) "mode" 292 "optional" (or .Values.secrets.optional (eq .Values.mode "injector"))) }}
+{{ include "tollhouse.volumes" (dict "context" . "policyConfigMap" (include "tollhouse.policyConfigMap" .) "mode" 292 "check" false) }}
 - {name: tollhouse-state, emptyDir: {}}
 {{- end }}
 
