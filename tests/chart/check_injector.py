@@ -26,7 +26,7 @@ def test_it_puts_in_what_the_template_puts_in(charts: Charts) -> None:
     assert file["container"] == ours
     assert [v["name"] for v in file["volumes"]] == [v["name"] for v in included["volumes"]][1:]
     assert file["env"] == [{"name": "OPENAI_BASE_URL", "value": "http://127.0.0.1:8080/v1"}]
-    assert (file["native"], file["grace_s"], file["version"]) == (True, 130, "0.1.0")
+    assert (file["native"], file["grace_s"], file["version"]) == (True, 140, "0.1.0")
 
 
 def test_what_a_pod_mounts_from_its_own_namespace_can_be_named(charts: Charts) -> None:

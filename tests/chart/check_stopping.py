@@ -5,10 +5,13 @@ from typing import Any
 
 import pytest
 
+from proxy.app import _LAST_WORDS_S
+from proxy.pager import CLOSE_S
 from tests.chart.charts import NEWEST, Charts, containers, env_of, one, pods, serving
 from tests.chart.sets import RENDERS, SETS, Render, rendered
 
-MARGIN_S = 10
+# What the process gives itself once the drain is over, and some for writing.
+MARGIN_S = _LAST_WORDS_S + CLOSE_S + 5
 
 
 def pre_stop_s(container: dict[str, Any]) -> int:
