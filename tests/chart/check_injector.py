@@ -107,7 +107,11 @@ def test_certificates_of_others(charts: Charts, name: str) -> None:
     volumes = one(documents, "Deployment")["spec"]["template"]["spec"]["volumes"]
     [secret] = [v["secret"]["secretName"] for v in volumes if "secret" in v]
     if name == "injector-cert-manager":
-        certificate = one(documents, "Certificate")
+        certificate = one(documents, "Certificate", "shop-tollhouse-injector")
+        authority = one(documents, "Certificate", "shop-tollhouse-injector-ca")
+        issuer = one(documents, "Issuer", certificate["spec"]["issuerRef"]["name"])
+        # It signs nothing itself: a renewal changes what is shown, and not who is trusted.
+        assert issuer["spec"] == {"ca": {"secretName": authority["spec"]["secretName"]}}
         assert certificate["spec"]["secretName"] == secret
         from_ = configuration["metadata"]["annotations"]["cert-manager.io/inject-ca-from"]
         assert from_ == f"web/{certificate['metadata']['name']}"

@@ -15,8 +15,8 @@ OPERATOR_FIELDS = {
     "PodMonitor": {"selector", "namespaceSelector", "podMetricsEndpoints"},
     "ServiceMonitor": {"selector", "namespaceSelector", "endpoints"},
     "PrometheusRule": {"groups"},
-    "Issuer": {"selfSigned"},
-    "Certificate": {"secretName", "issuerRef", "dnsNames", "privateKey"},
+    "Issuer": {"selfSigned", "ca"},
+    "Certificate": {"secretName", "issuerRef", "dnsNames", "privateKey", "isCA", "commonName", "duration"},
 }
 
 
