@@ -103,6 +103,13 @@ def test_defaults_of_settings_are_the_programs_own() -> None:
     ]
 
 
+def test_the_alert_on_what_is_down_names_the_port_that_both_monitors_scrape() -> None:
+    """The operator makes its name the label `endpoint`."""
+    monitors = (CHART / "templates" / "monitoring.yaml").read_text("utf-8")
+    alerts = (CHART / "files" / "alerts.yaml").read_text("utf-8")
+    assert re.findall(r"- {port: ([a-z-]+),", monitors) == re.findall(r'endpoint="([a-z-]+)"', alerts) * 2
+
+
 @pytest.mark.parametrize("chart", ["tollhouse", "example-app"])
 def test_a_schema_is_json(chart: str) -> None:
     assert json.loads((HELM / chart / "values.schema.json").read_text("utf-8"))["$schema"]
