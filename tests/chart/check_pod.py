@@ -53,6 +53,13 @@ VOLUMES = (f"{RELEASE}-secrets", f"{RELEASE}-example-app", f"{RELEASE}-tollhouse
 CANARY = base64.b64encode(b"slack-url-canary-0").decode()  # Podman 4.3 gives it to the pod as it is, later ones what it encodes
 
 
+@pytest.fixture(scope="module", autouse=True)
+def image() -> None:
+    if not has_image():
+        take_from_docker()
+    assert has_image(), f"there is no image {IMAGE}: `make image` builds it, TOLLHOUSE_IMAGE=… names another"
+
+
 def has_image() -> bool:
     return IMAGE in podman("images", "--format", "{{.Repository}}:{{.Tag}}").split()
 
@@ -164,9 +171,6 @@ class Pod:
 
 @pytest.fixture(scope="module")
 def pod(charts: Charts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pod]:
-    if not has_image():
-        take_from_docker()
-    assert has_image(), f"there is no image {IMAGE}: `make image` builds it, TOLLHOUSE_IMAGE=… names another"
     file: Path = tmp_path_factory.mktemp("pod") / "pod.yaml"
     file.write_text(for_podman(charts.render("example-app", VALUES, name=RELEASE)), "utf-8")
     try:
