@@ -169,6 +169,7 @@ async def flood(rig: Rig) -> str:
             _, text = await proxy.admin("/metrics")
             [size] = _BYTES.findall(text)
             assert float(size) <= _TOTAL, size
+            proxy.forget()
         [evicted] = _EVICTED.findall(text)
         assert float(evicted) > count / 4
         status, fields, body = await ask(proxy, user="bob", idempotency_key="k")

@@ -1,6 +1,7 @@
 """`make image`: both targets of the committed Dockerfile, and what they weigh.
 
     python -m tests.image.build [--bases public|stand-in] [--lint HADOLINT]
+    python -m tests.image.build --for-podman      the slim one, in Podman's store, unless it is there: for `make chart-test`
 
 Tags: tollhouse:slim and tollhouse:small, and the version. Unpacked size is what the engine counts: the files of all layers. The size to
 pull is that of the layers, packed by gzip; registries say the same to a few percent.
@@ -27,6 +28,10 @@ def version() -> str:
     return str(tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"])
 
 
+def _versioned(target: str) -> str:
+    return f"localhost/tollhouse:{version()}{'' if target == 'slim' else '-' + target}"
+
+
 def packed(engine: Engine, image: str) -> int:
     """Bytes of an image's layers, packed by gzip."""
     gzip = zlib.compressobj(6, zlib.DEFLATED, 31)
@@ -39,18 +44,22 @@ def main() -> int:
         "--bases", choices=("public", "stand-in"), help="by default public ones, and stand-ins where no registry answers"
     )
     parser.add_argument("--lint", metavar="HADOLINT", help="a hadolint to look over the Dockerfile first")
+    parser.add_argument("--for-podman", action="store_true", help="the slim one alone, in Podman's store, unless it is there")
     arguments = parser.parse_args()
     if arguments.lint:
         subprocess.run([arguments.lint, "--failure-threshold", "style", str(ROOT / "Dockerfile")], check=True)
         say("hadolint: nothing to say")
-    engine = found()
+    engine = found(podman=arguments.for_podman)
+    targets = {"slim": TARGETS["slim"]} if arguments.for_podman else TARGETS
+    if arguments.for_podman and engine.attempt("image", "inspect", _versioned("slim")).returncode == 0:
+        return 0
     stands = provide(engine, public=None if arguments.bases is None else arguments.bases == "public")
     rows, too_large = [], []
-    for target, base in TARGETS.items():
+    for target, base in targets.items():
         began = time.monotonic()
         engine.build(target=target, tag=tag(target), offline=stands[base])
         took_s = time.monotonic() - began
-        engine.call("tag", tag(target), f"localhost/tollhouse:{version()}{'' if target == 'slim' else '-' + target}")
+        engine.call("tag", tag(target), _versioned(target))
         unpacked, under = engine.inspect(tag(target))["Size"], engine.inspect(named()[base])["Size"]
         to_pull = packed(engine, tag(target))
         rows.append(

@@ -78,11 +78,12 @@ class Engine:
             raise subprocess.CalledProcessError(process.returncode, "save")
 
 
-def found() -> Engine:
-    """The engine of this machine. Errors: Missing."""
+def found(*, podman: bool = False) -> Engine:
+    """The engine of this machine, or Podman in any case. Errors: Missing."""
     docker = shutil.which("docker")
     if (
-        docker
+        not podman
+        and docker
         and subprocess.run([docker, "version", "--format", "{{.Server.Version}}"], capture_output=True, check=False).returncode == 0
     ):
         return Engine("docker", os.environ)
