@@ -8,7 +8,6 @@ rendered one, and what is changed of it stands in `for_podman`.
 import base64
 import json
 import os
-import shutil
 import subprocess
 import tomllib
 from collections.abc import Iterator
@@ -51,30 +50,6 @@ VALUES: dict[str, Any] = {
 }
 VOLUMES = (f"{RELEASE}-secrets", f"{RELEASE}-example-app", f"{RELEASE}-tollhouse-policy")
 CANARY = base64.b64encode(b"slack-url-canary-0").decode()  # Podman 4.3 gives it to the pod as it is, later ones what it encodes
-
-
-@pytest.fixture(scope="module", autouse=True)
-def image() -> None:
-    if not has_image():
-        take_from_docker()
-    assert has_image(), f"there is no image {IMAGE}: `make image` builds it, TOLLHOUSE_IMAGE=… names another"
-
-
-def has_image() -> bool:
-    return IMAGE in podman("images", "--format", "{{.Repository}}:{{.Tag}}").split()
-
-
-def take_from_docker() -> None:
-    """`make image` builds with Docker where its engine answers. Nothing is done where there is no Docker or no such image."""
-    docker = shutil.which("docker")
-    if docker is None or subprocess.run([docker, "image", "inspect", IMAGE], capture_output=True, check=False).returncode:
-        return
-    with subprocess.Popen([docker, "save", IMAGE], stdout=subprocess.PIPE) as saved:
-        loaded = subprocess.run(
-            ["podman", "load"], env=podman_environment(), stdin=saved.stdout, capture_output=True, text=True, timeout=90, check=True
-        )
-    name = loaded.stdout.strip().rpartition(" ")[2]  # Loaded image: NAME
-    podman("tag", name, IMAGE)
 
 
 def podman(*arguments: str, with_errors: bool = False) -> str:
@@ -171,6 +146,10 @@ class Pod:
 
 @pytest.fixture(scope="module")
 def pod(charts: Charts, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pod]:
+    images = podman("images", "--format", "{{.Repository}}:{{.Tag}}").split()
+    assert IMAGE in images, (
+        f"there is no image {IMAGE}: `make image` builds it, TOLLHOUSE_IMAGE=… names another; there are: {images}"
+    )
     file: Path = tmp_path_factory.mktemp("pod") / "pod.yaml"
     file.write_text(for_podman(charts.render("example-app", VALUES, name=RELEASE)), "utf-8")
     try:

@@ -84,14 +84,6 @@ def test_an_image_is_pushed_under_the_tag_that_the_chart_asks_for() -> None:
 
 
 @everywhere
-def test_who_tries_the_chart_has_an_image_for_its_pod(path: Path) -> None:
-    for job in read(path)["jobs"].values():
-        runs = "".join(step.get("run", "") + "\n" for step in job["steps"])
-        before, tried, _ = runs.partition("make chart-test")
-        assert not tried or "make image " in before or "TOLLHOUSE_IMAGE=" in before
-
-
-@everywhere
 def test_an_action_is_named_by_its_commit(path: Path) -> None:
     """A tag can be moved by whoever gets hold of the repository; which version it is stands beside it."""
     used = [step["uses"] for step in steps(path) if "uses" in step]
