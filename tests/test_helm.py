@@ -5,6 +5,9 @@ The rest is `make chart-test`, in tests/chart.
 
 import json
 import re
+import socket
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -101,6 +104,25 @@ def test_defaults_of_settings_are_the_programs_own() -> None:
     assert [own[f"TOLLHOUSE_{name}"] for name in ("LISTEN", "ADMIN_LISTEN")] == [
         f"127.0.0.1:{VALUES['ports'][name]}" for name in ("data", "admin")
     ]
+
+
+def test_the_alert_on_what_is_down_names_the_port_that_both_monitors_scrape() -> None:
+    """The operator makes its name the label `endpoint`."""
+    monitors = (CHART / "templates" / "monitoring.yaml").read_text("utf-8")
+    alerts = (CHART / "files" / "alerts.yaml").read_text("utf-8")
+    assert re.findall(r"- {port: ([a-z-]+),", monitors) == re.findall(r'endpoint="([a-z-]+)"', alerts) * 2
+
+
+def test_the_example_app_has_a_handler_for_sigterm() -> None:
+    """As process 1 of its container it would not hear it otherwise. Without one, this would end by the signal, -15."""
+    with socket.create_server(("127.0.0.1", 0)) as model:
+        address = f"http://127.0.0.1:{model.getsockname()[1]}/v1"
+        env = {"OPENAI_BASE_URL": address, "OPENAI_API_KEY": "none", "MODEL": "m"}
+        with subprocess.Popen([sys.executable, HELM / "example-app" / "files" / "app.py", "once"], env=env) as app:
+            asked, _ = model.accept()
+            app.terminate()
+            assert app.wait(timeout=10) == 143
+            asked.close()
 
 
 @pytest.mark.parametrize("chart", ["tollhouse", "example-app"])

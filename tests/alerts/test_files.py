@@ -17,7 +17,7 @@ from tests.alerts.files import ROOT, Query, alerts, cases, charts, dashboard, pa
 from tests.alerts.promql import Matcher, Named, named
 
 README = (ROOT / "README.md").read_text("utf-8")
-TARGET = frozenset(("namespace", "job", "instance"))  # what a scrape adds
+TARGET = frozenset(("namespace", "job", "instance", "endpoint", "pod"))  # what a scrape adds; the last two, the operator's
 OTHERS: dict[str, frozenset[str]] = {  # metrics of Prometheus, of Python's client and of alerts
     "up": frozenset(),
     "scrape_samples_scraped": frozenset(),

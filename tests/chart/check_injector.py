@@ -26,7 +26,7 @@ def test_it_puts_in_what_the_template_puts_in(charts: Charts) -> None:
     assert file["container"] == ours
     assert [v["name"] for v in file["volumes"]] == [v["name"] for v in included["volumes"]][1:]
     assert file["env"] == [{"name": "OPENAI_BASE_URL", "value": "http://127.0.0.1:8080/v1"}]
-    assert (file["native"], file["grace_s"], file["version"]) == (True, 130, "0.1.0")
+    assert (file["native"], file["grace_s"], file["version"]) == (True, 140, "0.1.0")
 
 
 def test_what_a_pod_mounts_from_its_own_namespace_can_be_named(charts: Charts) -> None:
@@ -107,7 +107,11 @@ def test_certificates_of_others(charts: Charts, name: str) -> None:
     volumes = one(documents, "Deployment")["spec"]["template"]["spec"]["volumes"]
     [secret] = [v["secret"]["secretName"] for v in volumes if "secret" in v]
     if name == "injector-cert-manager":
-        certificate = one(documents, "Certificate")
+        certificate = one(documents, "Certificate", "shop-tollhouse-injector")
+        authority = one(documents, "Certificate", "shop-tollhouse-injector-ca")
+        issuer = one(documents, "Issuer", certificate["spec"]["issuerRef"]["name"])
+        # It signs nothing itself: a renewal changes what is shown, and not who is trusted.
+        assert issuer["spec"] == {"ca": {"secretName": authority["spec"]["secretName"]}}
         assert certificate["spec"]["secretName"] == secret
         from_ = configuration["metadata"]["annotations"]["cert-manager.io/inject-ca-from"]
         assert from_ == f"web/{certificate['metadata']['name']}"

@@ -47,6 +47,15 @@ WRONG: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"admin": {"expose": False}, "monitoring": {"podMonitor": {"enabled": True}}},
         ["podMonitor", "admin.expose is false"],
     ),
+    "service-monitor-of-sidecars": (
+        {"monitoring": {"serviceMonitor": {"enabled": True}}},
+        ["serviceMonitor is for a gateway", "monitoring.podMonitor"],
+    ),
+    "pod-monitor-of-a-gateway": (
+        {**GATEWAY, "monitoring": {"podMonitor": {"enabled": True}}},
+        ["podMonitor is for sidecars", "monitoring.serviceMonitor"],
+    ),
+    "cpu-in-percent": (gateway(autoscaling={"targetCPU": "70%"}), ["targetCPU", "pattern"]),
     "minimum-above-maximum": (
         gateway(
             limits="perReplica", persistence={"enabled": False}, autoscaling={"enabled": True, "minReplicas": 5, "maxReplicas": 4}

@@ -91,4 +91,4 @@ def test_an_upgrade_keeps_the_injectors_certificate(release: Release) -> None:
     assert release.cluster.written == ["ConfigMap/llm-tollhouse-sidecar"]  # the injector reads it again; nothing restarts
     [webhook] = release.cluster.get("MutatingWebhookConfiguration", "web-llm-tollhouse-injector")["webhooks"]
     assert webhook["clientConfig"]["caBundle"] == certificate["ca.crt"]
-    assert "grace_s: 43" in release.cluster.get("ConfigMap", "llm-tollhouse-sidecar")["data"]["sidecar.yaml"]
+    assert "grace_s: 53" in release.cluster.get("ConfigMap", "llm-tollhouse-sidecar")["data"]["sidecar.yaml"]

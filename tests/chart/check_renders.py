@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.chart.charts import NEWEST, OLDEST, Charts, Document, kinds, one
+from tests.chart.charts import NEWEST, OLDEST, Charts, Document, kinds, one, serving
 from tests.chart.sets import KUBES, RENDERS, SETS, Render, rendered
 from tests.chart.tools import HELMS, VALIDATOR, Helm
 
@@ -15,8 +15,8 @@ OPERATOR_FIELDS = {
     "PodMonitor": {"selector", "namespaceSelector", "podMetricsEndpoints"},
     "ServiceMonitor": {"selector", "namespaceSelector", "endpoints"},
     "PrometheusRule": {"groups"},
-    "Issuer": {"selfSigned"},
-    "Certificate": {"secretName", "issuerRef", "dnsNames", "privateKey"},
+    "Issuer": {"selfSigned", "ca"},
+    "Certificate": {"secretName", "issuerRef", "dnsNames", "privateKey", "isCA", "commonName", "duration"},
 }
 
 
@@ -118,6 +118,26 @@ def test_rules_come_whole_and_lead_to_the_runbook_that_was_named(charts: Charts)
     dashboard = one(rendered(charts, ("sidecar-everything", NEWEST)), "ConfigMap", "llm-dashboard")
     assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
     assert json.loads(dashboard["data"]["tollhouse.json"])["title"]
+
+
+def test_a_gateway_is_scraped_by_its_service_and_sidecars_by_the_name_of_their_port(charts: Charts) -> None:
+    """An injector's PodMonitor looks at all pods: a gateway's must not have that port, or it would be counted twice."""
+    monitor = one(rendered(charts, ("injector-existing-certificate", NEWEST)), "PodMonitor")["spec"]
+    [port] = [endpoint["port"] for endpoint in monitor["podMetricsEndpoints"]]
+    app = one(rendered(charts, ("example-app", NEWEST)), "Deployment")["spec"]["template"]["spec"]
+    assert port in [p["name"] for p in serving(app)["ports"]]
+    documents = rendered(charts, ("gateway-autoscaled", NEWEST))
+    gateway = serving(one(documents, "Deployment")["spec"]["template"]["spec"])
+    names = [p["name"] for p in gateway["ports"]]
+    service = one(documents, "Service", "shop-tollhouse-admin")["spec"]["ports"][0]
+    assert port not in names
+    assert service["targetPort"] in names
+    assert service["name"] == one(documents, "ServiceMonitor")["spec"]["endpoints"][0]["port"]
+
+
+def test_an_autoscaler_goes_by_a_core_and_not_by_the_small_request(charts: Charts) -> None:
+    [metric] = one(rendered(charts, ("gateway-autoscaled", NEWEST)), "HorizontalPodAutoscaler")["spec"]["metrics"]
+    assert metric["resource"]["target"] == {"type": "AverageValue", "averageValue": "700m"}
 
 
 def test_what_each_way_is_made_of(charts: Charts) -> None:

@@ -83,4 +83,4 @@ def test_the_network_policy_names_who_may_come_and_keeps_from_metadata(charts: C
     assert all(rule["from"] for rule in spec["ingress"])
     blocks = [to["ipBlock"] for rule in spec["egress"] for to in rule.get("to", [])]
     assert [block["except"] for block in blocks] == [["169.254.0.0/16"], ["fe80::/10", "fd00:ec2::254/128"]]
-    assert [port["port"] for rule in spec["egress"] for port in rule["ports"]] == [53, 53, 443]
+    assert [port["port"] for rule in spec["egress"] for port in rule["ports"]] == [53, 53, 5353, 5353, 443]

@@ -68,6 +68,14 @@ def test_what_the_app_wrote_stays(chart: AnyChart) -> None:
     assert [v["name"] for v in pod["volumes"]] == ["cache", "tollhouse-policy", "tollhouse-secrets", "tollhouse-state"]
 
 
+def test_beside_a_plain_container_init_containers_are_left_as_they_are(chart: AnyChart) -> None:
+    """They run before it, and would call where nobody listens."""
+    pod = chart.pod(POD, kube="1.28.0")
+    assert pod["initContainers"] == POD["initContainers"]
+    with pytest.raises(Refused, match=r"no container .*migrate.* that runs while Tollhouse does"):
+        chart.pod(POD, '"workload" "Deployment" "containers" (list "migrate")', kube="1.28.0")
+
+
 def test_a_pod_of_one_container_is_enough(chart: AnyChart) -> None:
     pod = chart.pod({"containers": [{"name": "web", "image": "a"}]}, tollhouse={"drainSeconds": 5})
     assert (pod["terminationGracePeriodSeconds"], pod["initContainers"][0]["name"]) == (
@@ -90,8 +98,12 @@ def test_only_the_containers_that_are_named_are_pointed_at_it(chart: AnyChart) -
 
 def test_a_dependency_may_have_an_alias(charts: Charts) -> None:
     folder = charts.folder / "any-alias"
-    pod = AnyChart(charts, folder, alias="llm").pod(POD, '"workload" "Deployment" "alias" "llm"', llm={"ports": {"data": 18080}})
+    pod = AnyChart(charts, folder, alias="appLlm").pod(
+        POD, '"workload" "Deployment" "alias" "appLlm"', appLlm={"ports": {"data": 18080}}
+    )
     assert env_of(pod["containers"][1])["OPENAI_BASE_URL"] == "http://127.0.0.1:18080/v1"
+    # Named by the alias, so that a gateway may stand in the same release.
+    assert [v["configMap"]["name"] for v in pod["volumes"] if "configMap" in v] == ["shop-appllm-policy"]
     shutil.rmtree(folder)
 
 

@@ -5,10 +5,13 @@ from typing import Any
 
 import pytest
 
+from proxy.app import _LAST_WORDS_S
+from proxy.pager import CLOSE_S
 from tests.chart.charts import NEWEST, Charts, containers, env_of, one, pods, serving
 from tests.chart.sets import RENDERS, SETS, Render, rendered
 
-MARGIN_S = 10
+# What the process gives itself once the drain is over, and some for writing.
+MARGIN_S = _LAST_WORDS_S + CLOSE_S + 5
 
 
 def pre_stop_s(container: dict[str, Any]) -> int:
@@ -105,6 +108,10 @@ def test_the_policy_is_checked_before_an_upgrade_and_not_before_a_rollback(chart
     assert pod["containers"][0]["args"] == ["check", "/etc/tollhouse/policy/policy.yaml"]
     assert [v["configMap"]["name"] for v in pod["volumes"] if "configMap" in v] == [copy["metadata"]["name"]]
     assert copy["data"] == one(documents, "ConfigMap", "shop-tollhouse-policy")["data"]
+    # It says which file is missing, where a pod of the gateway waits for it.
+    assert [source["optional"] for v in pod["volumes"] for name, source in v.items() if name != "name"] == [True, True]
+    served = one(documents, "Deployment")["spec"]["template"]["spec"]
+    assert [v["secret"]["optional"] for v in served["volumes"] if "secret" in v] == [False]
 
 
 def test_selectors_of_workloads_do_not_move(charts: Charts) -> None:

@@ -1,6 +1,8 @@
 """What the workflows may do, and to whom they listen. `make workflows` asks a tool that knows more; this needs nothing but Python."""
 
+import os
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,29 @@ def test_of_a_release_one_job_writes_to_the_repository_and_none_that_builds() ->
         "release": {"contents", "id-token", "attestations"},
     }
     assert read(path)[True] == {"push": {"tags": ["v*"]}}
+
+
+def test_an_image_is_pushed_under_the_tag_that_the_chart_asks_for() -> None:
+    """Which is the chart's appVersion: the version, without the v of the repository's tag."""
+    [path] = [path for path in WORKFLOWS if path.stem == "release"]
+    by_id = {step["id"]: step for step in read(path)["jobs"]["image"]["steps"] if "id" in step}
+    ran = subprocess.run(
+        ["bash", "-ec", by_id["name"]["run"]],
+        env={
+            "PATH": os.environ["PATH"],
+            "GITHUB_OUTPUT": "/dev/stdout",
+            "GITHUB_REF_NAME": "v1.2.3",
+            "GITHUB_REPOSITORY_OWNER": "Me",
+        },
+        capture_output=True,
+        text=True,
+        timeout=10,
+        check=True,
+    )
+    tags = by_id["push"]["with"]["tags"].replace("${{ matrix.suffix }}", "")
+    for name, value in (line.split("=", 1) for line in ran.stdout.splitlines()):
+        tags = tags.replace(f"${{{{ steps.name.outputs.{name} }}}}", value)
+    assert tags == "ghcr.io/me/tollhouse:1.2.3"
 
 
 @everywhere

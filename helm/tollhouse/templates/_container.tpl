@@ -18,7 +18,8 @@ env:
 ports:
   - {name: tollhouse, containerPort: {{ $v.ports.data }}, protocol: TCP}
   {{- if $v.admin.expose }}
-  - {name: tollhouse-admin, containerPort: {{ $v.ports.admin }}, protocol: TCP}
+  {{- /* By its name a PodMonitor finds sidecars, and not gateways, which a ServiceMonitor scrapes. */}}
+  - {name: {{ $gateway | ternary "admin" "tollhouse-admin" }}, containerPort: {{ $v.ports.admin }}, protocol: TCP}
   {{- end }}
 {{- if $v.admin.expose }}
 startupProbe: {httpGet: {path: /readyz, port: {{ $v.ports.admin }}}, periodSeconds: 1, timeoutSeconds: 3, failureThreshold: 60}
@@ -89,14 +90,15 @@ volumeMounts:
 {{- end }}
 
 {{/*
-Volumes for these mounts. Takes {context, policyConfigMap, mode}: mode of the Secret's files, decimal. Beside an app the files are for
+Volumes for these mounts. Takes {context, policyConfigMap, mode, check}: mode of the Secret's files, decimal; check: whether it is for
+`tollhouse check`, which starts without them and says which file is missing, rather than wait. Beside an app the files are for
 everyone to read (0444), for a pod has one fsGroup and it is the app's; only this container mounts them.
 */}}
 {{- define "tollhouse.volumes" -}}
-- {name: tollhouse-policy, configMap: {name: {{ .policyConfigMap | quote }}}}
+- {name: tollhouse-policy, configMap: {name: {{ .policyConfigMap | quote }}{{ if .check }}, optional: true{{ end }}}}
 {{- with include "tollhouse.secret" .context }}
 - name: tollhouse-secrets
-  secret: {secretName: {{ . | quote }}, defaultMode: {{ $.mode }}, optional: {{ or $.context.Values.secrets.optional (eq $.context.Values.mode "injector") }}}
+  secret: {secretName: {{ . | quote }}, defaultMode: {{ $.mode }}, optional: {{ or $.check $.context.Values.secrets.optional (eq $.context.Values.mode "injector") }}}
 {{- end }}
 {{- range .context.Values.extraVolumes }}
 - {{ toJson . }}

@@ -1,12 +1,16 @@
-{{/* Names and labels. Every template here takes the scope of this chart: `.` inside it, `.Subcharts.tollhouse` in a chart above. */}}
+{{/*
+Names and labels. Every template here takes the scope of this chart: `.` inside it, `.Subcharts.tollhouse` in a chart above. Chart.Name is
+its alias where it has one, so that a sidecar's policy and a gateway may stand in one release.
+*/}}
 
 {{- define "tollhouse.fullname" -}}
-{{- $name := .Values.fullnameOverride | default (contains "tollhouse" .Release.Name | ternary .Release.Name (printf "%s-tollhouse" .Release.Name)) -}}
+{{- $chart := .Chart.Name | lower | replace "_" "-" -}}
+{{- $name := .Values.fullnameOverride | default (contains $chart .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name $chart)) -}}
 {{- $name | trunc 48 | trimSuffix "-" -}}
 {{- end }}
 
 {{- define "tollhouse.selectorLabels" -}}
-app.kubernetes.io/name: tollhouse
+app.kubernetes.io/name: {{ .Chart.Name }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 

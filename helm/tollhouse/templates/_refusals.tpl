@@ -16,6 +16,12 @@
 {{- fail (printf "tollhouse: up to %d replicas and one volume, which only one can have. Set gateway.persistence.enabled to false: each then has a folder of its own, which ends with its pod" $most) -}}
 {{- end -}}
 {{- end -}}
+{{- if and .Values.monitoring.serviceMonitor.enabled (ne .Values.mode "gateway") -}}
+{{- fail (printf "tollhouse: monitoring.serviceMonitor is for a gateway, and mode is %s: its pods are scraped by monitoring.podMonitor" .Values.mode) -}}
+{{- end -}}
+{{- if and .Values.monitoring.podMonitor.enabled (eq .Values.mode "gateway") -}}
+{{- fail "tollhouse: monitoring.podMonitor is for sidecars, and mode is gateway, which monitoring.serviceMonitor scrapes" -}}
+{{- end -}}
 {{- range .Values.extraEnv }}{{ if hasPrefix "TOLLHOUSE_" .name -}}
 {{- fail (printf "tollhouse: extraEnv sets %s; settings of Tollhouse have values of their own" .name) -}}
 {{- end }}{{ end -}}

@@ -9,7 +9,7 @@ The sidecar, for the pods of another chart. It takes a pod spec and gives it bac
 context:    the scope of the app's chart, whose dependency `tollhouse` is
 pod:        text of the pod's spec
 workload:   Deployment, StatefulSet, DaemonSet, Job or CronJob
-containers: names of those that are pointed at Tollhouse; by default all
+containers: names of those that are pointed at Tollhouse; by default all that run while it does, which init containers beside a plain one do not
 alias:      of the dependency, where it has one
 
 The rule a reader could break: what the app wrote stays. A name that both use is refused, and never overwritten.
@@ -53,10 +53,11 @@ The rule a reader could break: what the app wrote stays. A name that both use is
 {{- range $list := list "initContainers" "containers" -}}
 {{- range $container := index $pod $list -}}
 {{- if eq $container.name "tollhouse" }}{{ fail "tollhouse.sidecar: the pod has a container named tollhouse already" }}{{ end -}}
-{{- $seen = append $seen $container.name -}}
 {{- range $container.ports }}{{ if has (int .containerPort) (list (int $context.Values.ports.data) (int $context.Values.ports.admin)) -}}
 {{- fail (printf "tollhouse.sidecar: the container %s uses port %d, and so does Tollhouse. Set %s.ports.data or %s.ports.admin to another." $container.name (int .containerPort) $alias $alias) -}}
 {{- end }}{{ end -}}
+{{- if or (eq $list "containers") (eq $kind "native") -}}
+{{- $seen = append $seen $container.name -}}
 {{- if or (not $wanted) (has $container.name $wanted) -}}
 {{- $own := list -}}
 {{- range $container.env }}{{ $own = append $own .name }}{{ end -}}
@@ -66,7 +67,8 @@ The rule a reader could break: what the app wrote stays. A name that both use is
 {{- end -}}
 {{- end -}}
 {{- end -}}
-{{- range $wanted }}{{ if not (has . $seen) }}{{ fail (printf "tollhouse.sidecar: the pod has no container %q; it has: %s" . (join ", " $seen)) }}{{ end }}{{ end -}}
+{{- end -}}
+{{- range $wanted }}{{ if not (has . $seen) }}{{ fail (printf "tollhouse.sidecar: the pod has no container %q that runs while Tollhouse does; it has: %s" . (join ", " $seen)) }}{{ end }}{{ end -}}
 
 {{- if eq $kind "native" -}}
 {{- $_ := set $pod "initContainers" (concat (list $ours) ($pod.initContainers | default list)) -}}
@@ -81,7 +83,7 @@ The rule a reader could break: what the app wrote stays. A name that both use is
 
 {{/* Takes the chart's scope, as those below. */}}
 {{- define "tollhouse.sidecarVolumes" -}}
-{{ include "tollhouse.volumes" (dict "context" . "policyConfigMap" (include "tollhouse.policyConfigMap" .) "mode" 292) }}
+{{ include "tollhouse.volumes" (dict "context" . "policyConfigMap" (include "tollhouse.policyConfigMap" .) "mode" 292 "check" false) }}
 - {name: tollhouse-state, emptyDir: {}}
 {{- end }}
 

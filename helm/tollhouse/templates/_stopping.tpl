@@ -1,7 +1,7 @@
 {{/*
 How a pod stops. Everything is derived from `drainSeconds`, so that nobody has to keep two numbers in step:
     grace period = preStop + drain + margin
-The margin is for what is settled and written after the last call.
+The margin is for what comes after: 10 s for the last event of streams that were cut, 2 s for pages, and what is settled and written.
 */}}
 
 {{/* Takes {context, kind}. A native sidecar needs none: it is stopped after the app. */}}
@@ -11,7 +11,7 @@ The margin is for what is settled and written after the last call.
 
 {{/* Takes {context, kind}. */}}
 {{- define "tollhouse.grace" -}}
-{{ add (include "tollhouse.preStopSeconds" . | int) (int .context.Values.drainSeconds) 10 }}
+{{ add (include "tollhouse.preStopSeconds" . | int) (int .context.Values.drainSeconds) 20 }}
 {{- end }}
 
 {{/* A handler that waits: of Kubernetes where it has one, of the image's Python where not. */}}
