@@ -123,7 +123,8 @@ class House:
         return lines
 
     def lines(self, event: str | None = None) -> list[dict[str, Any]]:
-        found = [orjson.loads(line) for line in self._log_file.read_bytes().splitlines() if line]
+        whole, _, _ = self._log_file.read_bytes().rpartition(b"\n")  # what stands behind it is being written
+        found = [orjson.loads(line) for line in whole.splitlines()]
         return [line for line in found if event is None or line["event"] == event]
 
 
