@@ -15,7 +15,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     verb = arguments[0] if arguments and arguments[0] in VERBS else None
     parser = argparse.ArgumentParser(
         prog="tollhouse" if verb is None else f"tollhouse {verb}",
-        description="A reverse-proxy sidecar for LLM APIs." if verb is None else VERBS[verb].capitalize() + ".",
+        description="A reverse-proxy sidecar for LLM APIs." if verb is None else VERBS[verb][0].upper() + VERBS[verb][1:] + ".",
     )
     if verb is None:
         parser.add_argument("--version", action="version", version=f"tollhouse {__version__}")

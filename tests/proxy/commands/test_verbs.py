@@ -31,6 +31,7 @@ def test_each_verb_tells_how_it_is_used(verb: str, capsys: pytest.CaptureFixture
     code, out, _ = said(verb, "--help", capsys=capsys)
     assert code == 0
     assert out.startswith(f"usage: tollhouse {verb} ")
+    assert VERBS[verb][1:] in " ".join(out.split())
 
 
 def test_serve_explains_every_flag_with_its_variable_and_default(capsys: pytest.CaptureFixture[str]) -> None:
