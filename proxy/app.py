@@ -6,8 +6,6 @@ Nobody imports this but the commands, and it is the only place that knows all th
 import asyncio
 import contextlib
 import gc
-import os
-import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from importlib import import_module
@@ -41,7 +39,7 @@ from proxy.policy.policyset import UpstreamConfig
 from proxy.policy.shelf import Shelf
 from proxy.records import Records
 from proxy.rejections import Rejections
-from proxy.settings import Settings, SettingsError
+from proxy.settings import Settings, SettingsError, cannot_listen, shown
 from proxy.settlement import Settlement
 from proxy.signals import stop_signals
 from proxy.sinks import sinks_of
@@ -229,8 +227,8 @@ class App:
         log.event(
             "server.ready",
             version=__version__,
-            listen=_shown(app.data_address),
-            admin_listen=_shown(app.admin_address),
+            listen=shown(app.data_address),
+            admin_listen=shown(app.admin_address),
             policy_version=shelf.current.version,
         )
         return app
@@ -368,11 +366,4 @@ async def _opened(
     try:
         return await listen(*address)
     except OSError as error:
-        # The loop puts the address, in Python's spelling, before the system's words; a resolver has no words but its own.
-        reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
-        raise SettingsError([f"{flag}: cannot listen on {_shown(address)}: {reason}"]) from error
-
-
-def _shown(address: tuple[str, int]) -> str:
-    host, port = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        raise cannot_listen(flag, address, error) from error

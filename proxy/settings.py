@@ -5,7 +5,9 @@ The rule a reader could break: a setting is about this process (ports, folders, 
 
 import argparse
 import base64
+import os
 import re
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +48,18 @@ def _address(text: str) -> tuple[str, int]:
     if not port.isascii() or not port.isdigit() or not 0 <= int(port) <= 65535:
         raise ValueError("expected HOST:PORT, such as 127.0.0.1:8080")
     return host.strip("[]") or "127.0.0.1", int(port)
+
+
+def shown(address: tuple[str, int]) -> str:
+    """As `_address` reads it."""
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def cannot_listen(flag: str, address: tuple[str, int], error: OSError) -> SettingsError:
+    """The loop puts the address, in Python's spelling, before the system's words; a resolver has no words but its own."""
+    reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+    return SettingsError([f"{flag}: cannot listen on {shown(address)}: {reason}"])
 
 
 def _url(text: str) -> str:

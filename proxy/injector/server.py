@@ -6,8 +6,6 @@ break: what anybody on the network may send costs a bounded amount of memory and
 
 import asyncio
 import contextlib
-import os
-import socket
 import sys
 
 from proxy import __version__
@@ -24,7 +22,7 @@ from proxy.injector.review import review
 from proxy.injector.sidecar import Sidecar, read_sidecar
 from proxy.injector.watch import LOOK_S, Watch
 from proxy.policy.document import MOST_BYTES, PolicyFileError
-from proxy.settings import InjectSettings, SettingsError
+from proxy.settings import InjectSettings, SettingsError, cannot_listen, shown
 from proxy.signals import stop_signals
 from proxy.telemetry.faults import install, loop_handler, report
 from proxy.telemetry.logs import Level, Log
@@ -87,11 +85,10 @@ class Injector:
         try:
             self.address = await self.listener.listen(host, port, tls=self._identity.context)
         except OSError as error:
-            reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
-            raise SettingsError([f"--listen: cannot listen on {_shown((host, port))}: {reason}"]) from error
+            raise cannot_listen("--listen", (host, port), error) from error
         self._background = [asyncio.create_task(watch.run(every_s=self._look_s)) for watch in watches]
         self._background.append(asyncio.create_task(self._close_late()))
-        self._log.event("server.ready", version=__version__, listen=_shown(self.address))
+        self._log.event("server.ready", version=__version__, listen=shown(self.address))
 
     async def drain(self, pressed: asyncio.Event) -> None:
         """No new reviews; running ones are answered. pressed: wait no longer."""
@@ -254,8 +251,3 @@ async def _serve(settings: InjectSettings, log: Log) -> int:
 
 def _say(sink: HttpSink, status: int, text: str, *, close: bool = False) -> None:
     sink.whole(f"{text}\n".encode(), status, list(_TEXT), close=close)
-
-
-def _shown(address: tuple[str, int]) -> str:
-    host, port = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

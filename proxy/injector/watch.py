@@ -7,10 +7,9 @@ reported once.
 
 import asyncio
 from collections.abc import Callable, Sequence
-from hashlib import sha256
 from pathlib import Path
 
-from proxy.policy.document import MOST_BYTES
+from proxy.policy.watched import digest
 from proxy.telemetry.faults import report
 from proxy.telemetry.logs import Log
 
@@ -49,14 +48,4 @@ class Watch:
             self._load()
 
     def _look(self) -> tuple[bytes | None, ...]:
-        return tuple(map(_digest, self._files))
-
-
-def _digest(file: Path) -> bytes | None:
-    try:
-        if not file.is_file():  # opening a pipe would wait for its writer
-            return None
-        with file.open("rb") as opened:
-            return sha256(opened.read(MOST_BYTES + 1)).digest()
-    except OSError:
-        return None
+        return tuple(map(digest, self._files))

@@ -24,6 +24,7 @@ from proxy.policy.compile import compile_text
 from proxy.policy.contract import Clause
 from proxy.policy.document import MOST_BYTES, Mistake, Place, PolicyFileError
 from proxy.policy.policyset import PolicySet, UpstreamConfig
+from proxy.policy.watched import digest
 
 # What each file holds, by digest; None for one that cannot be read.
 Look = Mapping[Path, bytes | None]
@@ -108,7 +109,7 @@ class Shelf:
         return policies
 
     def _look(self) -> Look:
-        return {path: _digest(path) for path in self._loaded}
+        return {path: digest(path) for path in self._loaded}
 
 
 def _policy_bytes(path: Path) -> bytes:
@@ -118,13 +119,3 @@ def _policy_bytes(path: Path) -> bytes:
     except OSError as error:
         mistake = Mistake(str(path), Place(1, 1), "", f"the file cannot be read: {error.strerror}")
         raise PolicyFileError((mistake,)) from None
-
-
-def _digest(path: Path) -> bytes | None:
-    try:
-        if not path.is_file():  # opening a pipe would wait for its writer
-            return None
-        with path.open("rb") as file:
-            return sha256(file.read(MOST_BYTES + 1)).digest()
-    except (OSError, ValueError):
-        return None

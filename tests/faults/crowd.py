@@ -101,7 +101,7 @@ def main() -> None:
             crowd.join({"head": head[:20], "body": head, "idle": b""}[part], part=part)
             if part != "idle":
                 rest[number] = head[20:] if part == "head" else _BODY
-        time.sleep(_APART_S[role])
+        time.sleep(_APART_S)
     print(f"open {count}", flush=True)
     while not over.is_set():
         for line in crowd.ended(_TRICKLE_S):

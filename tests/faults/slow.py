@@ -109,7 +109,7 @@ async def trickles(rig: Rig) -> str:
     "the upstream is held up; below 1 MiB of memory each; cut at the deadline `write_stall`, billed for what came, nothing held",
 )
 async def stalled(rig: Rig) -> str:
-    count, stall_s = rig.times(short=24, long=1000), rig.times(short=2, long=22)
+    count, stall_s = rig.times(short=24, long=1000), rig.times(short=2, long=12)
     with tempfile.TemporaryDirectory() as name:
         async with contextlib.AsyncExitStack() as undo:
             model = await undo.enter_async_context(ModelServer(Path(name) / "model.jsonl"))

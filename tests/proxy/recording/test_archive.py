@@ -176,6 +176,7 @@ def test_a_flood_of_keys_stays_within_the_bound() -> None:
     shelf.forgotten = Few()  # type: ignore[assignment]
     bound = terms(most_bytes=64 << 10, most_total=16 << 20)
     bobs = shelf.keep(0, 1000, terms=bound, owner=BOB, at_s=1e9)
+    runs = shelf.run(KEYS, 1000, terms=bound, claim="runs")
     tracemalloc.start()
     try:
         for n in range(1, 10_000):
@@ -189,6 +190,8 @@ def test_a_flood_of_keys_stays_within_the_bound() -> None:
     assert used <= shelf.archive.size, "what is counted is no less than what is used"
     assert shelf.archive.kept <= (16 << 20) // OWN_BYTES + 1
     assert shelf.archive.find(bobs.id, BOB) is bobs
+    assert shelf.archive.claimed(OWNER, "runs") is runs, "what runs is never evicted"
+    assert runs.pieces(0), "nor is what it said"
 
 
 class Few(list[tuple[str, str]]):
