@@ -23,10 +23,7 @@ from tests.soak.scripts import MODEL, Script
 RCVBUF_BYTES = 4096
 PARTS = ("head", "body", "idle")
 _TRICKLE_S = 0.2
-_APART_S = {
-    "readers": 0.015,
-    "writers": 0.004,
-}  # so that arriving is no flood of its own: a reader's stream comes to 0.6 MiB at once
+_APART_S = 0.004  # so that arriving is no flood of its own
 _BODY = b'{"model": "%b", "messages": [{"role": "user", "content": "%b"}], "max_tokens": 1000000, "stream": true}' % (
     MODEL.encode(),
     PROMPT.encode(),
