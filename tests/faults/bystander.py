@@ -10,6 +10,7 @@ The rule a reader could break: it shares nothing with whoever makes the faults, 
 """
 
 import asyncio
+import os
 import sys
 import time
 from functools import partial
@@ -78,6 +79,7 @@ async def relay(port: int) -> None:
     server = await asyncio.start_server(partial(_hand_on, port), "127.0.0.1", 0)
     print(server.sockets[0].getsockname()[1], flush=True)
     await asyncio.to_thread(sys.stdin.read)
+    os._exit(0)  # what is still being handed on has nobody behind it, and would only be complained of
 
 
 async def main() -> None:

@@ -270,11 +270,23 @@ async def resuming(rig: Rig) -> str:
         assert (status, said) == (204, b"")
         assert len(upstream.requests) == 1
 
-        long = [chunk(ANSWER + "x" * 1000) for _ in range(100)]
-        upstream.queue(sse_answer([*long, *EVENTS]))
-        _, fields, _ = await ask(proxy, STREAMED, prefer="event-ids")
-        assert (await resume(proxy, f"{fields['tollhouse-task']}.1"))[:2] == (410, "recording_gap")
-        assert (await page(proxy, f"/tasks/{fields['tollhouse-task']}/events"))[0] == 410
+        # More than is kept, in parts that are, each once its client has the one before: who is slower than that is told of a gap himself.
+        parts = [asyncio.Event() for _ in range(5)]
+        head, *rest = sse_answer([chunk(ANSWER + "x" * 1000) for _ in range(20 * len(parts))] + EVENTS)
+        upstream.queue(
+            [head, *(step for n, part in enumerate(parts) for step in (Wait(part), *rest[20 * n : 20 * n + 20])), *rest[100:]]
+        )
+        async with line(proxy.port) as client:
+            await client.send(raw(b"x-user: ada", b"prefer: event-ids", body=STREAMED))
+            for n, part in enumerate(parts, 1):
+                part.set()
+                while client.got.count(b"x" * 1000) < 20 * n:
+                    assert await client.more()
+            while b"[DONE]" not in client.got:
+                assert await client.more()
+        long = _NUMBER.findall(client.got)[0][0].decode()
+        assert (await resume(proxy, f"{long}.1"))[:2] == (410, "recording_gap")
+        assert (await page(proxy, f"/tasks/{long}/events"))[0] == 410
         reply = await told(proxy.port, request(b"last-event-id: 1", line=b"GET %b HTTP/1.1" % TARGET, body=b""))
         assert reply is not None
         assert reply.status == 405
