@@ -188,9 +188,8 @@ class _Passage:
         if meter.ended or meter.error is not None or (passed and not sink.head_sent):
             self._held = passed
             return False
-        if passed:
-            self._slow = sink.write(passed)
-            return not self._slow
+        if passed and sink.write(passed):
+            return self._hold_up()
         return True
 
     def _take_chunk(self, chunk: bytes, at: int, end: int) -> bool | None:
@@ -199,9 +198,14 @@ class _Passage:
             return None
         self.watch.beat = True
         if self.sink.write_chunk(chunk, at, end):
-            self._slow = True
-            return False
+            return self._hold_up()
         return True
+
+    def _hold_up(self) -> bool:
+        """The client is slow: nothing more is received, not even before the task has learnt of it."""
+        self._slow = True
+        self.answer.hold()
+        return False
 
     def _weigh(self, now: float) -> None:
         """End an answer that has grown too large. Looked at once a second, so that no piece of it costs anything more."""

@@ -29,7 +29,7 @@ from proxy.wire.names import LowerNames
 from proxy.wire.request import RequestHead
 
 MOST_WAITING = 64  # requests sent ahead of their turn; reading stops at the first, but one read may bring many
-HIGH_WATER_BYTES = 64 << 10  # from here on the transport says that its reader is slow
+HIGH_WATER_BYTES = 32 << 10  # from here on the transport says that its reader is slow
 LINGER_S = 2.0
 _NAMES = LowerNames()
 

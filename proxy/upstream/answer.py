@@ -10,8 +10,8 @@ from typing import Protocol
 from proxy.upstream.contract import Take, TakeChunk
 from proxy.upstream.failure import broken, cut
 
-# What waits for a reader that is slower than the upstream; one read of the loop, at most 256 KiB, may come on top.
-HIGH_WATER_BYTES = 64 << 10
+# What waits for a reader that is slower than the upstream; one read of its connection may come on top.
+HIGH_WATER_BYTES = 32 << 10
 
 
 class Line(Protocol):

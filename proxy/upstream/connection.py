@@ -34,6 +34,10 @@ from proxy.upstream.rules import MOST_FIELDS, MOST_HEAD_BYTES, fault_of
 
 # A body up to this leaves with its head in one write; a longer one follows in pieces of this size, as fast as the socket takes them.
 PIECE_BYTES = 128 << 10
+# The most that one read brings, and so what a stream brings before its reader is known to be slow; left alone, a loop reads 256 KiB.
+READ_BYTES = 32 << 10
+# What every connection reads into, one after the other: from `get_buffer` to the end of `buffer_updated` the loop does nothing else.
+_READ = memoryview(bytearray(READ_BYTES))
 
 _TIMEOUT = re.compile(r"(?:^|[,;\s])timeout=(\d{1,6})", re.IGNORECASE)
 
@@ -50,7 +54,7 @@ class Owner(Protocol):
         """It is closed. Called once."""
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BufferedProtocol):
     """A connected socket. plain: without TLS, so that bytes may be handed to the socket itself.
 
     retires_at, expires_at: for its owner. idle_s: how long the upstream says that it keeps an idle connection, None where it does not.
@@ -238,6 +242,12 @@ class Connection(asyncio.Protocol):
         self._made = True
         if self._parser is None:
             self._transport.abort()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return _READ
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.data_received(_READ[:nbytes].tobytes())
 
     def data_received(self, data: bytes) -> None:
         answer, parser = self._answer, self._parser

@@ -51,7 +51,6 @@ PATIENT = "connect: 20s, first_byte: 20s, first_token: 20s, idle: 20s, total: 60
 MOST_STALL_S = 1.0
 _LAG = re.compile(r'^tollhouse_loop_lag_seconds_bucket\{le="([^"]+)"\} (\S+)$', re.MULTILINE)
 _NOISE_S = 0.005  # a 99th percentile below this is the noise of a shared machine
-_WARM_CALLS = 25  # of the bystander, before a fault begins
 
 
 @dataclass(slots=True)
@@ -99,6 +98,7 @@ class Rig:
         limit_usd: float = LIMIT_USD,
         within: Sequence[str] = (),
         descriptors: int | None = None,
+        usual_calls: int = 25,
     ) -> AsyncIterator["Proxy"]:
         """A serving process that is checked at the end.
 
@@ -106,6 +106,7 @@ class Rig:
         the upstream. rules: YAML items under `policies`; more: further top-level YAML. growth: see Guard. alone: without the other tenant.
         limit_usd: of the budget that all calls are under.
         within, descriptors: see Serving.
+        usual_calls: of the other tenant, before anything happens. Their 99th percentile is their slowest, unless they are hundreds.
         """
         url = upstream if isinstance(upstream, str) else upstream.url
         with tempfile.TemporaryDirectory() as name:
@@ -117,7 +118,7 @@ class Rig:
                     proxy.guard = Guard(proxy, folder, limit_usd=limit_usd)
                     await proxy.ready_to_count()
                     if not alone:
-                        await other.begin(proxy.port)
+                        await other.begin(proxy.port, usual_calls)
                     proxy.other = other
                     await proxy.begin()
                     usual = proxy.began
@@ -199,12 +200,12 @@ class _Other:
     port: int
     lines: list[tuple[float, float, int, float]] = field(default_factory=list)
 
-    async def begin(self, proxy_port: int) -> None:
-        """Let it call, until it has warmed both up."""
+    async def begin(self, proxy_port: int, calls: int) -> None:
+        """Let it call, until it has warmed both up with so many calls."""
         assert self.process.stdin is not None
         self.process.stdin.write(f"{proxy_port} {OTHER_KEY}\n".encode())
         async with asyncio.timeout(30):
-            while len(self.lines) < _WARM_CALLS:
+            while len(self.lines) < calls:
                 await asyncio.sleep(0.02)
 
     async def read(self) -> None:

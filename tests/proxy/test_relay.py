@@ -49,6 +49,7 @@ class Answer:
         self._steps = list(steps)
         self.status = 200
         self.headers: Mapping[str, str] = {}
+        self.holds: list[str] = []  # where it was told to have no more received
 
     async def read(self) -> bytes:
         self._journey.note("read")
@@ -78,6 +79,7 @@ class Answer:
             size = b"%x\r\n" % len(piece)
             going = take_chunk(size + piece + b"\r\n", len(size), len(size) + len(piece)) if take_chunk is not None else None
             if not (take(piece) if going is None else going):
+                self.holds.append("rest")
                 return True
         return False
 
@@ -85,7 +87,7 @@ class Answer:
         return 0
 
     def hold(self) -> None:
-        pass
+        self.holds.append("hold")
 
     def close(self) -> None:
         raise AssertionError("closing is not the relay's")
@@ -295,6 +297,15 @@ async def test_a_slow_reader_of_a_head_and_its_first_event_is_waited_for() -> No
     await journey.run()
     assert journey.log[:5] == ["first token", "head 200 open", *WRITE, "read"]
     assert ("written", "write_stall") in [wait[:2] for wait in journey.waits]
+
+
+async def test_a_slow_reader_s_upstream_is_held_before_the_next_read_of_its_socket() -> None:
+    journey = streamed(chunk("a"), chunk("b"), chunk("c"), DONE)
+    await journey.run()
+    assert journey.answer.holds[:4] == ["hold", "rest", "hold", "hold"]  # by who takes, then by the task that waits
+    quick = streamed(chunk("a"), chunk("b"), chunk("c"), DONE, quick=True)
+    await quick.run()
+    assert "hold" not in quick.answer.holds
 
 
 async def test_the_first_token_is_due_so_long_after_a_slow_reader_took_the_head() -> None:

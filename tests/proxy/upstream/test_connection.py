@@ -11,7 +11,7 @@ import pytest
 
 from proxy.errors import UpstreamError
 from proxy.upstream.answer import HIGH_WATER_BYTES
-from proxy.upstream.connection import PIECE_BYTES
+from proxy.upstream.connection import PIECE_BYTES, READ_BYTES
 from tests.fakes import Abort, Close, FakeUpstream, Send, Step, UntilClosed, Wait, json_answer, sse_answer
 from tests.proxy.upstream.calls import ask, body_of, client_of, fetch, soon, turns
 from tests.proxy.upstream.malformed import BAD, CHUNKED, OK
@@ -383,7 +383,7 @@ async def test_an_upstream_is_slowed_down_by_a_reader_that_waits() -> None:
             for _ in range(200):
                 await asyncio.sleep(0)
         assert request.sent_bytes < 16_000_000, "what the kernel holds, and no more"
-        assert answer.size <= HIGH_WATER_BYTES + 256 * 1024
+        assert answer.size <= HIGH_WATER_BYTES + READ_BYTES
         assert await body_of(answer) == piece * 400
         assert upstream.accepted == 1
 
