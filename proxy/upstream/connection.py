@@ -29,15 +29,11 @@ import httptools
 from proxy.upstream.answer import HttpAnswer
 from proxy.upstream.chunks import END, ONE_CHUNK, SIZE, data_at
 from proxy.upstream.fields import KeptFields
-from proxy.upstream.kernel import received_bytes
+from proxy.upstream.kernel import READING, received_bytes
 from proxy.upstream.rules import MOST_FIELDS, MOST_HEAD_BYTES, fault_of
 
 # A body up to this leaves with its head in one write; a longer one follows in pieces of this size, as fast as the socket takes them.
 PIECE_BYTES = 128 << 10
-# The most that one read brings, and so what a stream brings before its reader is known to be slow; left alone, a loop reads 256 KiB.
-READ_BYTES = 32 << 10
-# What every connection reads into, one after the other: from `get_buffer` to the end of `buffer_updated` the loop does nothing else.
-_READ = memoryview(bytearray(READ_BYTES))
 
 _TIMEOUT = re.compile(r"(?:^|[,;\s])timeout=(\d{1,6})", re.IGNORECASE)
 
@@ -244,10 +240,10 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.abort()
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return _READ
+        return READING
 
     def buffer_updated(self, nbytes: int) -> None:
-        self.data_received(_READ[:nbytes].tobytes())
+        self.data_received(READING[:nbytes].tobytes())
 
     def data_received(self, data: bytes) -> None:
         answer, parser = self._answer, self._parser

@@ -50,6 +50,7 @@ PATIENT = "connect: 20s, first_byte: 20s, first_token: 20s, idle: 20s, total: 60
 # Of a loop, on a machine that has other work; the figure of the matrix is 50 ms.
 MOST_STALL_S = 1.0
 _LAG = re.compile(r'^tollhouse_loop_lag_seconds_bucket\{le="([^"]+)"\} (\S+)$', re.MULTILINE)
+USUAL_CALLS = 25  # of the bystander, before a fault begins
 _NOISE_S = 0.005  # a 99th percentile below this is the noise of a shared machine
 
 
@@ -98,7 +99,7 @@ class Rig:
         limit_usd: float = LIMIT_USD,
         within: Sequence[str] = (),
         descriptors: int | None = None,
-        usual_calls: int = 25,
+        usual_calls: int = USUAL_CALLS,
     ) -> AsyncIterator["Proxy"]:
         """A serving process that is checked at the end.
 

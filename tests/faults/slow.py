@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.faults import kernel
 from tests.faults.guard import APP_KEY, MIB
-from tests.faults.rig import Proxy, Rig
+from tests.faults.rig import USUAL_CALLS, Proxy, Rig
 from tests.faults.row import row
 from tests.soak.ledger import Ledger, Told, seen_of, served_of
 from tests.soak.load import Orders
@@ -120,7 +120,7 @@ async def stalled(rig: Rig) -> str:
                     rules=_CAPS,
                     growth=(96 + 3 * count) * MIB,
                     limit_usd=50_000.0,
-                    usual_calls=rig.times(short=25, long=400),
+                    usual_calls=rig.times(short=USUAL_CALLS, long=400),
                 )
             )
             await _count_once(proxy)

@@ -21,7 +21,7 @@ from typing import Any
 import orjson
 
 from tests.faults.guard import MIB, OTHER_KEY, Guard
-from tests.faults.rig import bystander
+from tests.faults.rig import USUAL_CALLS, bystander
 from tests.house import UPSTREAM_KEY, hash_of
 from tests.soak.ledger import Ledger, Told, seen_of, served_of
 from tests.soak.load import KEYS, Orders
@@ -137,7 +137,7 @@ async def soak(seconds: float, *, seed: int, folder: Path) -> Soak:
         env = {"TOLLHOUSE_DRAIN_S": "2"}
         proxy = await undo.enter_async_context(Soaked(folder, texts[0], env=env))
         guard = Guard(proxy, folder, limit_usd=_LIMIT_USD)
-        await other.begin(proxy.port)
+        await other.begin(proxy.port, USUAL_CALLS)
         await guard.baseline()
         began, before = time.monotonic(), len(other.lines)
         orders = Orders(proxy.port, seed, seconds, str(folder / "clients.jsonl"))
