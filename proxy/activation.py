@@ -4,8 +4,10 @@ The rule a reader could break: a file that is wrong is reported, and changes not
 """
 
 import asyncio
+from collections.abc import AsyncIterator, Callable
 
 from proxy.pager import Pager
+from proxy.policy.contract import Balance
 from proxy.policy.lints import lints
 from proxy.policy.policyset import PolicySet
 from proxy.policy.shelf import Loaded, Shelf
@@ -18,10 +20,13 @@ LOOK_S = 1.0  # how often the policy file and the secrets it names are looked at
 
 
 class Activation:
-    """Runs until it is cancelled. file: as it is called in the log."""
+    """Runs until it is cancelled. file: as it is called in the log. highest: where the budgets in force stand, as the books know it."""
 
-    def __init__(self, shelf: Shelf, *, pager: Pager, metrics: Metrics, log: Log, file: str) -> None:
+    def __init__(
+        self, shelf: Shelf, *, highest: Callable[[], AsyncIterator[Balance]], pager: Pager, metrics: Metrics, log: Log, file: str
+    ) -> None:
         self._shelf = shelf
+        self._highest = highest
         self._pager = pager
         self._metrics = metrics
         self._log = log
@@ -32,6 +37,7 @@ class Activation:
 
     async def run(self) -> None:
         """Look at the file, again and again."""
+        await self._show_budgets()
         await self._lint()
         while True:
             await asyncio.sleep(LOOK_S)
@@ -45,6 +51,7 @@ class Activation:
                 continue
             if isinstance(result, Loaded):
                 self.tell(before)
+                await self._show_budgets()
                 await self._lint()
             else:
                 self._metrics.policy_rejected()
@@ -74,6 +81,14 @@ class Activation:
             price_version=now.prices.version,
             file=self._file,
         )
+
+    async def _show_budgets(self) -> None:
+        """Show what is spent of the budgets in force, or each would seem unspent until a call is charged to it."""
+        try:
+            async for balance in self._highest():
+                self._metrics.budget_settled(balance)
+        except Exception as error:  # a last line of defence: the next call that is charged shows it
+            report(self._log, error, where="budgets shown")
 
     async def _lint(self) -> None:
         """Say what looks unintended. In a thread, since it tries every rule on every key and model."""

@@ -106,7 +106,12 @@ class App:
             top=spenders.top,
         )
         self.activation = Activation(
-            shelf, pager=self.pager, metrics=self.metrics, log=log, file=str(settings.policy or "default.yaml")
+            shelf,
+            highest=self.standing.highest,
+            pager=self.pager,
+            metrics=self.metrics,
+            log=log,
+            file=str(settings.policy or "default.yaml"),
         )
         accounts = self.accounts = Accounts(log=log, metrics=self.metrics, changed=store.changed, loop=loop)
         pseudonym = f"tollhouse-{chance(4).hex()}"

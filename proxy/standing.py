@@ -21,6 +21,8 @@ class Books(Protocol):
 
     def reached(self, limits: Sequence[Limit]) -> AsyncIterator[Spend]: ...
 
+    def highest(self, limits: Sequence[Limit]) -> AsyncIterator[Balance]: ...
+
     def peek(self, charge: Charge) -> Balance: ...
 
 
@@ -49,13 +51,16 @@ class Standing:
         One subject at a time, so that whoever asks can give others their turn: users come by the hundred thousand.
         """
         clauses = self._clauses()
-        watched = [charge.limit for clause, _ in clauses.values() if (charge := clause.watched("")) is not None]
-        async for spend in self._books.reached([limit for limit in watched if limit.told_from is not None]):
+        async for spend in self._books.reached([limit for limit in self._watched() if limit.told_from is not None]):
             clause, shadowed = clauses[spend.policy, spend.clause]
             charge = clause.watched(spend.subject)
             assert charge is not None
             held = Charge(charge.limit, spend.subject, 0, enforced=charge.enforced and not shadowed)
             yield clause.settled(Balance(held, remaining=0, reset_s=0.0, spent=spend.spent, window=spend.window))
+
+    def highest(self) -> AsyncIterator[Balance]:
+        """Of each budget where the subject stands that spent most in the window that is open. Errors: StateUnavailable."""
+        return self._books.highest(self._watched())
 
     def outages(self) -> tuple[Outage, ...]:
         """What is wrong with upstreams now and worth a page, raised before or not."""
@@ -92,6 +97,10 @@ class Standing:
             charge = clause.watched("everyone")
             if charge is not None and isinstance(rule := charge.limit.rule, Quota):
                 yield policy, window(rule.period, rule.zone, now_s)[1]
+
+    def _watched(self) -> list[Limit]:
+        """The quotas that policies hear of."""
+        return [charge.limit for clause, _ in self._clauses().values() if (charge := clause.watched("")) is not None]
 
     def _clauses(self) -> dict[tuple[str, str], tuple[Clause, bool]]:
         """By policy and kind; with whether it is shadowed."""

@@ -76,6 +76,9 @@ SEARCHED_AT_ONCE = 5_000
 
 MOST_SPENT = 2**63 - 1  # what an INTEGER of SQLite holds: nine billion dollars
 
+# What was spent of a limit in a window, between two rows: `_rows_of` gives what stands for the question marks.
+_SPENT_OF = """FROM spend INDEXED BY spend_by_end WHERE end_s = ? AND rowid > ? AND rowid <= ?
+    AND policy = ? AND clause = ? AND unit = ? AND start_s = ?"""
 # A sum that stays an INTEGER: SQLite would go on in floating point.
 _SUM = f"CASE WHEN {{0}} > {MOST_SPENT} - excluded.{{0}} THEN {MOST_SPENT} ELSE {{0}} + excluded.{{0}} END"
 
@@ -122,27 +125,26 @@ class Database:
 
         after: where the search goes on, 0 at first. Returns what was found, and where to go on; None at the end.
         """
-        rows = "FROM spend INDEXED BY spend_by_end WHERE end_s = ? AND rowid > ?"
-        last = self._connection.execute(
-            f"SELECT rowid {rows} ORDER BY rowid LIMIT 1 OFFSET ?",
+        last = self._last_row(window, after)
+        found = self._connection.execute(
+            f"SELECT policy, clause, subject, spent {_SPENT_OF} AND spent >= ?",
+            (*_rows_of(limit, window, after, last), limit.told_from),
+        )
+        return [Spend(policy, clause, subject, window, spent) for policy, clause, subject, spent in found], last
+
+    def highest(self, limit: Limit, window: Window, *, after: int) -> tuple[int, int | None]:
+        """The most that one subject spent of this limit in this window, among SEARCHED_AT_ONCE rows; 0 for none. after: see `reached`."""
+        last = self._last_row(window, after)
+        found = self._connection.execute(f"SELECT MAX(spent) {_SPENT_OF}", _rows_of(limit, window, after, last)).fetchone()
+        return found[0] or 0, last
+
+    def _last_row(self, window: Window, after: int) -> int | None:
+        """Where a search through this window that begins behind a row has to go on, None = it reaches the end."""
+        found = self._connection.execute(
+            "SELECT rowid FROM spend INDEXED BY spend_by_end WHERE end_s = ? AND rowid > ? ORDER BY rowid LIMIT 1 OFFSET ?",
             (window[1], after, SEARCHED_AT_ONCE - 1),
         ).fetchone()
-        found = self._connection.execute(
-            f"""SELECT policy, clause, subject, spent {rows} AND rowid <= ?
-            AND policy = ? AND clause = ? AND unit = ? AND start_s = ? AND spent >= ?""",
-            (
-                window[1],
-                after,
-                last[0] if last else MOST_SPENT,
-                limit.policy,
-                limit.clause,
-                limit.unit.value,
-                window[0],
-                limit.told_from,
-            ),
-        )
-        spends = [Spend(policy, clause, subject, window, spent) for policy, clause, subject, spent in found]
-        return spends, last[0] if last else None
+        return found[0] if found else None
 
     def take(self, totals: Totals, holds: Collection[OpenHold], generation: int, now_s: float) -> None:
         """One transaction: these differences in, windows and hours older than 40 days out.
@@ -278,6 +280,12 @@ def holds_in(connection: sqlite3.Connection) -> dict[int, OpenHold]:
             raise unusable("a hold in the state cannot be read: run the version of tollhouse that wrote it") from error
         holds[id] = OpenHold(id, Holder(key, user, model, surface), began_s, expires_s, amounts)
     return holds
+
+
+def _rows_of(limit: Limit, window: Window, after: int, last: int | None) -> tuple[object, ...]:
+    """For `_SPENT_OF`. last: None for all rows behind `after`."""
+    rows = after, MOST_SPENT if last is None else last
+    return window[1], *rows, limit.policy, limit.clause, limit.unit.value, window[0]
 
 
 def _row(hold: OpenHold) -> tuple[object, ...]:

@@ -121,17 +121,40 @@ class SqliteStore:
 
         What is spent meanwhile may be in it or not. Errors: StateUnavailable.
         """
-        self._check_open()
-        if self._books.unwritten or self._turning.locked():  # whose sums are under way, and may come back
-            await self.flush()
+        await self._write_sums()
         for limit in limits:
-            assert isinstance(limit.rule, Quota)
-            current = window(limit.rule.period, limit.rule.zone, self._clock.wall_s())
+            current = self._open_window(limit)
             after: int | None = 0
             while after is not None:
                 found, after = await self._run(self._database.reached, limit, current, after=after)
                 for spend in found:
                     yield spend
+
+    async def highest(self, limits: Sequence[Limit]) -> AsyncIterator[Balance]:
+        """Of each of these quotas where the subject stands that spent most in the current window, if any did; it is not named.
+
+        What is spent meanwhile may be in it or not. Errors: StateUnavailable.
+        """
+        await self._write_sums()
+        for limit in limits:
+            current, most = self._open_window(limit), 0
+            after: int | None = 0
+            while after is not None:
+                found, after = await self._run(self._database.highest, limit, current, after=after)
+                most = max(most, found)
+            if most:
+                left, reset_s = max(0, limit.amount - most), current[1] - self._clock.wall_s()
+                yield Balance(Charge(limit, "", 0), left, reset_s, most, window=current)
+
+    async def _write_sums(self) -> None:
+        """Have the database know what was spent by now. Errors: StateUnavailable."""
+        self._check_open()
+        if self._books.unwritten or self._turning.locked():  # whose sums are under way, and may come back
+            await self.flush()
+
+    def _open_window(self, limit: Limit) -> Window:
+        assert isinstance(limit.rule, Quota)
+        return window(limit.rule.period, limit.rule.zone, self._clock.wall_s())
 
     def changed(self) -> tuple[Balance, ...]:
         """As MemoryStore.changed."""

@@ -1,6 +1,7 @@
 """A policy file that changes under a running process: taken whole or not at all, and never in the middle of a call."""
 
 import asyncio
+import re
 from pathlib import Path
 
 import openai
@@ -112,3 +113,34 @@ async def test_a_key_that_is_taken_out_opens_nothing_any_more_and_a_limit_is_kep
             await proxy.logged("policy.activated", 3)
             with pytest.raises(openai.AuthenticationError):
                 await app.chat.completions.create(**CHAT)
+
+
+BUDGET = "- {name: purse, budget: {usd: 0.01, per: month, by: user}}"
+SPENT = re.compile(r'^tollhouse_budget_spent_ratio\{policy="purse"\} (\S+)$', re.MULTILINE)
+
+
+async def shown(proxy: Serving) -> float:
+    [found] = SPENT.findall((await proxy.admin("/metrics"))[1])
+    return float(found)
+
+
+async def until_shown(proxy: Serving, ratio: float) -> None:
+    async with asyncio.timeout(10):
+        while await shown(proxy) != pytest.approx(ratio):
+            await asyncio.sleep(0.02)
+
+
+async def test_what_is_spent_of_a_budget_is_shown_after_a_reload_and_a_restart_before_any_call(tmp_path: Path) -> None:
+    async with FakeUpstream(default=OK) as upstream:
+        where = upstream.url + "/v1"
+        async with Serving(tmp_path, policy(BUDGET), upstream=where) as proxy, proxy.client() as app:
+            for user in ("ada", "ada", "bob"):
+                await app.chat.completions.create(**CHAT, extra_headers={"x-user": user})
+            await proxy.logged("call.finished", 3)
+            spent = await shown(proxy)
+            proxy.file.write_text(policy(BUDGET.replace("0.01", "0.02")))
+            await proxy.logged("policy.activated", 2)
+            await until_shown(proxy, spent / 2)
+        async with Serving(tmp_path, policy(BUDGET), upstream=where) as proxy:
+            await until_shown(proxy, spent)
+    assert spent > 0

@@ -20,6 +20,7 @@ from tests.clock import FakeClock
 from tests.proxy.state.limits import money, requests
 
 DAY = (1_799_971_200, 1_800_057_600)
+HOUR = (1_800_000_000, 1_800_003_600)
 NEVER_S = 1e6
 EACH_MINUTE = Quota(1000, "minute", "UTC")
 
@@ -241,6 +242,18 @@ async def test_of_many_budgets_those_are_found_that_reached_an_alarm(directory: 
         await spend(store, Charge(other, "user=9", 0), 900)
     found = [(one.policy, one.clause, one.subject, one.window, one.spent) async for one in store.reached([limit])]
     assert found == [("everyone", "budget", subject, DAY, spent) for subject, spent in (("user=3", 500), (last, 905))]
+    highest = [(one.charge.limit, one.charge.subject, one.spent, one.window) async for one in store.highest([limit, hourly])]
+    assert highest == [(limit, "", 905, DAY), (hourly, "", 900, HOUR)]
+    await store.close()
+
+
+async def test_a_budget_of_which_nothing_is_spent_has_no_highest(directory: Path, clock: FakeClock) -> None:
+    store = await SqliteStore.open(directory, clock)
+    await spend(store, money(10), 0)
+    assert [one async for one in store.highest([money(0).limit])] == []
+    await spend(store, money(0), 7)
+    clock.advance(86_400)
+    assert [one async for one in store.highest([money(0).limit])] == []
     await store.close()
 
 
