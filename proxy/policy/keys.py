@@ -91,6 +91,9 @@ class KeyRing:
             return key
         if self._anonymous is not None and loopback:
             return self._anonymous
+        if not self._by_digest:
+            code = "invalid_api_key" if presented else "missing_api_key"
+            raise NotAdmitted(code, "Only callers on the proxy's own machine are let in: its policy file has no keys for others.")
         if presented:
             raise NotAdmitted("invalid_api_key", "This key is not known here.")
         raise NotAdmitted("missing_api_key", "No key was sent. Send one as 'Authorization: Bearer KEY'.")

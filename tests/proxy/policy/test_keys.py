@@ -71,6 +71,17 @@ def test_a_caller_is_its_key_or_on_loopback_nobody_in_particular(
     assert answer(ring, presented, loopback=loopback) == result
 
 
+@pytest.mark.parametrize("presented", [None, "sk-whatever"])
+def test_who_calls_from_elsewhere_is_told_where_no_key_would_do(presented: str | None) -> None:
+    told = []
+    for ring in (ONLY_ANONYMOUS, BOTH):
+        with pytest.raises(NotAdmitted) as caught:
+            identify(ring, presented, loopback=False)
+        told.append(caught.value.message)
+    assert "no keys for others" in told[0]
+    assert "others" not in told[1]
+
+
 def test_a_key_is_refused_from_the_moment_it_expires() -> None:
     assert identify(ONLY_KEYS, "nightly-key", now_s=JAN_2027 - 0.001).key == "nightly"
     with pytest.raises(NotAdmitted, match="expired_api_key"):
