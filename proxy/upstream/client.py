@@ -135,7 +135,7 @@ class HttpUpstream:
         assert self._dialer is not None
         try:
             async with asyncio.timeout(connect_timeout_s):
-                heir = await self._dialer.link(lambda _sock, _plain: make(), abandon=lambda heir: heir.abandon())
+                heir = await self._dialer.link(lambda _sock: make(), abandon=lambda heir: heir.abandon())
         except TimeoutError as error:
             raise late(error, crowded=False) from error
         except (OSError, ValueError) as error:

@@ -29,7 +29,7 @@ import httptools
 from proxy.upstream.answer import HttpAnswer
 from proxy.upstream.chunks import END, ONE_CHUNK, SIZE, data_at
 from proxy.upstream.fields import KeptFields
-from proxy.upstream.kernel import READING, received_bytes
+from proxy.upstream.kernel import received_bytes
 from proxy.upstream.rules import MOST_FIELDS, MOST_HEAD_BYTES, fault_of
 
 # A body up to this leaves with its head in one write; a longer one follows in pieces of this size, as fast as the socket takes them.
@@ -50,8 +50,8 @@ class Owner(Protocol):
         """It is closed. Called once."""
 
 
-class Connection(asyncio.BufferedProtocol):
-    """A connected socket. plain: without TLS, so that bytes may be handed to the socket itself.
+class Connection(asyncio.BaseProtocol):
+    """A connected socket, as it is with TLS; `PlainConnection` goes without. plain: whether this one does.
 
     retires_at, expires_at: for its owner. idle_s: how long the upstream says that it keeps an idle connection, None where it does not.
     """
@@ -68,7 +68,6 @@ class Connection(asyncio.BufferedProtocol):
         "_marks",
         "_owner",
         "_parser",
-        "_plain",
         "_received",
         "_requests",
         "_sock",
@@ -83,8 +82,9 @@ class Connection(asyncio.BufferedProtocol):
         "on_chunk_header",
         "retires_at",
     )
+    plain = False
 
-    def __init__(self, owner: Owner, *, sock: socket.socket, plain: bool, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, owner: Owner, *, sock: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
         self._owner = owner
         self._fields = owner.fields
         self._values: list[bytes] = []  # of all fields of the head, kept or not
@@ -93,7 +93,6 @@ class Connection(asyncio.BufferedProtocol):
         # Asking the kernel through this costs 0.4 µs, a third of what a `recv` with MSG_PEEK costs that finds nothing.
         self._look = select.poll()
         self._look.register(sock, select.POLLIN)
-        self._plain = plain
         self._loop = loop
         self._received: list[bytes] = []  # of the answer's body, for it to take
         self._chunk_at = 0  # the last read was one chunk, and here its data began; 0 = it was anything else
@@ -127,7 +126,7 @@ class Connection(asyncio.BufferedProtocol):
         """Whether nothing came since the last answer, neither a byte nor an end, also not as far as only the kernel knows yet."""
         if self._parser is None or self._transport.is_closing():
             return False
-        if not self._plain and not self._requests:
+        if not self.plain and not self._requests:
             return True  # behind its handshake a TLS server sends tickets, and they prove nothing
         return not self._look.poll(0)
 
@@ -140,7 +139,7 @@ class Connection(asyncio.BufferedProtocol):
             self.abort()
             return None
         self._requests += 1
-        if self._plain and not self._transport.get_write_buffer_size():
+        if self.plain and not self._transport.get_write_buffer_size():
             # Nothing waits in the transport, so the order holds; and unlike the transport's write, this one says whether it failed.
             try:
                 accepted = self._sock.sendmsg(parts)
@@ -238,12 +237,6 @@ class Connection(asyncio.BufferedProtocol):
         self._made = True
         if self._parser is None:
             self._transport.abort()
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return READING
-
-    def buffer_updated(self, nbytes: int) -> None:
-        self.data_received(READING[:nbytes].tobytes())
 
     def data_received(self, data: bytes) -> None:
         answer, parser = self._answer, self._parser

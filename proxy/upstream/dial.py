@@ -12,7 +12,9 @@ from typing import TypeVar
 from proxy.upstream.connection import Connection, Owner
 from proxy.upstream.eyeballs import connect
 from proxy.upstream.heads import Heads
+from proxy.upstream.plain import PlainConnection
 from proxy.upstream.resolve import Lookup, Resolver
+from proxy.upstream.tls import secure
 from proxy.upstream.tunnel import Tunnel
 
 P = TypeVar("P", bound=asyncio.BaseProtocol)
@@ -35,17 +37,17 @@ class Dialer:
 
     async def dial(self, owner: Owner) -> Connection:
         """A new connection for calls one after another. Errors and deadline as of `link`."""
+        kind = Connection if self._heads.secure else PlainConnection
         loop = asyncio.get_running_loop()
-        return await self.link(lambda sock, plain: Connection(owner, sock=sock, plain=plain, loop=loop), abandon=Connection.abandon)
+        return await self.link(lambda sock: kind(owner, sock=sock, loop=loop), abandon=Connection.abandon)
 
-    async def link(self, make: Callable[[socket.socket, bool], P], *, abandon: Callable[[P], None]) -> P:
-        """A new connection for the protocol that is made with its socket, and with whether it goes without TLS.
+    async def link(self, make: Callable[[socket.socket], P], *, abandon: Callable[[P], None]) -> P:
+        """A new connection for the protocol that is made with its socket.
 
         abandon: called with it when it comes to nothing after all.
         Errors: OSError (ssl.SSLError is one), ValueError for a name that cannot be one. There is no deadline here: the caller has one.
         Cancelled, nothing is left open.
         """
-        loop = asyncio.get_running_loop()
         tls = await self._context() if self._heads.secure else None
         sock = await connect(await self._resolver.addresses())
         try:
@@ -55,10 +57,12 @@ class Dialer:
             sock.close()
             raise
         # From here on the loop owns the socket, also when the next step fails: closing it here could close another that got its number.
-        made = make(sock, tls is None)
-        name = self._heads.host if tls is not None else None
+        made = make(sock)
         try:
-            await loop.create_connection(lambda: made, sock=sock, ssl=tls, server_hostname=name)
+            if tls is None:
+                await asyncio.get_running_loop().create_connection(lambda: made, sock=sock)
+            else:
+                await secure(sock, made, tls, self._heads.host)
         except BaseException:
             abandon(made)
             raise

@@ -13,7 +13,9 @@ _LINE = re.compile(rb"\r\n|\n|\r")
 
 LATE_LF = b"\n"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_LONG_BYTES = 4 << 10  # from here on an event is found faster by its lines than by its blank one
+# The end of a long event of few lines is found faster by its lines than by its blank one.
+_LONG_BYTES = 4 << 10
+_FEW_LINES = 8
 LARGE_BYTES = 1 << 20  # from here on a copy of an event weighs more than what is saved by having it
 
 
@@ -108,9 +110,12 @@ class Splitter:
 def _behind_blank(data: bytes | bytearray, start: int) -> int:
     """Where what follows the first blank line behind `start` begins, 0 = there is none. Lines end with LF alone."""
     end = data.find(b"\n", start) + 1
-    while end and not data.startswith(b"\n", end):
+    for _ in range(_FEW_LINES):
+        if not end or data.startswith(b"\n", end):
+            return end and end + 1
         end = data.find(b"\n", end) + 1
-    return end and end + 1
+    found = data.find(b"\n\n", end - 1) if end else -1
+    return found + 2 if found >= 0 else 0
 
 
 def data_of(event: bytes) -> bytes | memoryview | None:

@@ -205,7 +205,7 @@ class _Other:
         """Let it call, until it has warmed both up with so many calls."""
         assert self.process.stdin is not None
         self.process.stdin.write(f"{proxy_port} {OTHER_KEY}\n".encode())
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(20 + calls / 5):
             while len(self.lines) < calls:
                 await asyncio.sleep(0.02)
 

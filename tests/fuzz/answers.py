@@ -87,7 +87,7 @@ def one(data: bytes) -> None:
     loop.enter()
     chance = random.Random(crc32(data))
     far = _Far()
-    connection = Connection(far, sock=_HERE, plain=False, loop=loop)
+    connection = Connection(far, sock=_HERE, loop=loop)
     connection.connection_made(far)
     answer = connection.send((b"GET / HTTP/1.1\r\n\r\n",), 18)
     assert answer is not None

@@ -213,7 +213,7 @@ async def test_after_another_key_what_was_recorded_is_gone_and_the_log_says_so_o
         for _ in range(2):  # the log file goes on, so that the second start has said nothing
             async with house(upstream, tmp_path, env=other) as proxy:
                 assert (await get(proxy, f"/tasks/{headers['tollhouse-task']}"))[0] == 404
-                assert [line["unreadable"] for line in proxy.lines("recordings.found")] == [1]
+                assert [line["unreadable"] for line in await proxy.logged("recordings.found")] == [1]
 
 
 @pytest.mark.parametrize("key", ["short", base64.b64encode(b"x" * 31).decode(), "ü"])

@@ -12,9 +12,10 @@ from typing import cast
 import pytest
 
 from proxy.errors import UpstreamError
+from proxy.upstream.client import HttpUpstream
 from proxy.upstream.resolve import Address
 from tests.proxy.upstream.authority import Authority
-from tests.proxy.upstream.calls import ask, client_of, fetch, soon, turns
+from tests.proxy.upstream.calls import HANG_S, ask, client_of, fetch, soon, turns
 
 
 class Answering(asyncio.Protocol):
@@ -100,6 +101,88 @@ async def test_over_tls_too_a_body_without_a_length_ends_with_the_stream(tmp_pat
             for _ in range(2):
                 assert await fetch(client) == (200, b"all of it")
         assert len(made) == 2
+
+
+EVENT = b"data: " + b"x" * 1000 + b"\n\n"
+WHOLE = EVENT * 250
+FRAMED = {
+    "a length": b"content-length: %d\r\n\r\n%b" % (len(WHOLE), WHOLE),
+    "chunks": b"transfer-encoding: chunked\r\n\r\n%b0\r\n\r\n" % (b"%x\r\n%b\r\n" % (len(EVENT), EVENT) * 250),
+    "the end": b"\r\n" + WHOLE,
+}
+
+
+class Said:
+    """A server in a thread of its own: it says all at once, and nothing more, so that its end comes with the rest."""
+
+    def __init__(self, context: ssl.SSLContext, said: bytes, *, closes: bool) -> None:
+        self._context = context
+        self._said = said
+        self._closes = closes
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listening.getsockname()[1]
+
+    def run(self) -> None:
+        """Answer until `end`."""
+        with contextlib.suppress(OSError):
+            while True:
+                peer, _ = self._listening.accept()
+                peer.settimeout(HANG_S)
+                self._answer(peer)
+
+    def _answer(self, peer: socket.socket) -> None:
+        tls = self._context.wrap_socket(peer, server_side=True)
+        tls.recv(65536)
+        tls.sendall(self._said)
+        if self._closes:
+            tls.settimeout(0)
+            with contextlib.suppress(ssl.SSLError):  # it has said goodbye, and waits for none
+                tls.unwrap()
+        with socket.socket(fileno=tls.detach()) as raw, contextlib.suppress(OSError):
+            raw.shutdown(socket.SHUT_WR)
+            raw.settimeout(HANG_S)
+            while raw.recv(65536):
+                pass
+
+    def end(self) -> None:
+        self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+
+
+@pytest.mark.parametrize("slowly", [False, True], ids=["read at once", "read slowly"])
+@pytest.mark.parametrize(("framing", "closes"), [*((framing, True) for framing in FRAMED), ("a length", False), ("chunks", False)])
+async def test_what_came_over_tls_before_its_end_is_read_to_the_last_byte(
+    tmp_path: Path, framing: str, closes: bool, slowly: bool
+) -> None:
+    authority = Authority(tmp_path)
+    head = b"HTTP/1.1 200 OK\r\nconnection: close\r\n"
+    server = Said(authority.serving("DNS:model.test"), head + FRAMED[framing], closes=closes)
+    running = asyncio.create_task(asyncio.to_thread(server.run))
+    try:
+        async with client_of(f"https://model.test:{server.port}/v1", tls=authority.trusting(), lookup=loopback) as client:
+            for _ in range(5):
+                assert await _read(client, slowly=slowly) == WHOLE
+    finally:
+        server.end()
+        await running
+
+
+async def _read(client: HttpUpstream, *, slowly: bool) -> bytes:
+    """The body of one answer. slowly: as by the relay, where its client is slow."""
+    answer, body = await soon(ask().of(client)), bytearray()
+
+    def take(piece: bytes) -> bool:
+        body.extend(piece)
+        if slowly:
+            answer.hold()
+        return not slowly
+
+    try:
+        while await soon(answer.pump(take)):
+            await asyncio.sleep(0.002)  # what a slow client takes
+    finally:
+        answer.close()
+    return bytes(body)
 
 
 REFUSED = {

@@ -20,7 +20,7 @@ class Wire(asyncio.Transport):
         super().__init__()
         self.told: list[str] = []
         here, there = socket.socketpair()
-        self.connection = Connection(self, sock=here, plain=False, loop=asyncio.get_running_loop())
+        self.connection = Connection(self, sock=here, loop=asyncio.get_running_loop())
         self.connection.connection_made(self)
         there.close()
         here.close()

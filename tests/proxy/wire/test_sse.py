@@ -148,6 +148,18 @@ def test_the_data_of_one_event(event: bytes, data: bytes | None) -> None:
     assert data_of(event) == data
 
 
+LONG_LINES = st.lists(st.sampled_from([b"data: " + b"x" * 5_000, b"data: y", b"z", b""]), max_size=40)
+
+
+@settings(PATIENT, max_examples=300)
+@given(lines=LONG_LINES, sizes=st.lists(st.integers(1, 9_000), max_size=40))
+def test_long_events_of_few_lines_and_of_many_end_where_short_ones_would(lines: list[bytes], sizes: list[int]) -> None:
+    stream = b"\n".join(lines)
+    events, rest = split(chunked(stream, sizes))
+    *whole, left = stream.split(b"\n\n")
+    assert (events, rest) == ([event + b"\n\n" for event in whole], left)
+
+
 def test_an_event_is_given_out_as_soon_as_its_blank_line_may_be_over() -> None:
     splitter = Splitter()
     assert splitter.feed(b"data: x\r\n\r") == [b"data: x\r\n\r"], "the LF may never come"
