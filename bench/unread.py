@@ -1,6 +1,6 @@
 """What one stream takes whose client does not read: of the process, and of the system for its two sockets.
 
-    python -m bench.unread [--streams 200] [--event 300]
+    python -m bench.unread [--streams 200] [--event 300] [--tls]
 
 The upstream sends as fast as it can until nothing moves any more. Its events are framing for the most part, as a model's are: text is kept
 besides, to be counted, for as long as a stream runs. The system's share is what it counts for the sockets itself (`ss -m`:
@@ -10,9 +10,11 @@ the bytes that wait, with its bookkeeping for them); what waits in the client's 
 import argparse
 import asyncio
 import re
+import ssl
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 from typing import cast
 
 from bench import wire
@@ -72,18 +74,33 @@ def system_bytes(condition: str) -> tuple[int, int]:
     return sum(r for r, _ in found), sum(w for _, w in found)
 
 
-async def measure(*, streams: int, event_bytes: int) -> None:
+def _certified(folder: Path) -> ssl.SSLContext:
+    """What an upstream on this machine shows, made by the `openssl` command; `own.pem` in the folder is to be trusted."""
+    command = (
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout own.key -out own.pem -subj /CN=bench"
+    )
+    subprocess.run([*command.split(), "-addext", "subjectAltName=IP:127.0.0.1"], cwd=folder, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "own.pem", folder / "own.key")
+    return context
+
+
+async def measure(*, streams: int, event_bytes: int, tls: bool) -> None:
     frame = b'data: {"id":"%b","choices":[{"index":0,"delta":{"content":" a word"}}]}\n\n'
     body = frame % (b"x" * (event_bytes - len(frame) + 2))
     event = b"%x\r\n%b\r\n" % (len(body), body)
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Flood(event), "127.0.0.1", 0)
-    upstream = server.sockets[0].getsockname()[1]
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "proxy", "serve", "--policy", str(POLICY), "--upstream", f"http://127.0.0.1:{upstream}/v1"]
+        context = _certified(Path(folder)) if tls else None
+        server = await loop.create_server(lambda: Flood(event), "127.0.0.1", 0, ssl=context)
+        upstream = server.sockets[0].getsockname()[1]
+        base = f"{'https' if tls else 'http'}://127.0.0.1:{upstream}/v1"
+        command = [sys.executable, "-m", "proxy", "serve", "--policy", str(POLICY), "--upstream", base]
         command += ["--state-dir", folder, "--listen", f"127.0.0.1:{port}", "--admin-listen", f"127.0.0.1:{free_port()}"]
-        subject = Subject("Tollhouse", command, port=port, core=0, drain_core=1, env={})
+        subject = Subject(
+            "Tollhouse", command, port=port, core=0, drain_core=1, env={"SSL_CERT_FILE": f"{folder}/own.pem"} if tls else {}
+        )
         writers: list[asyncio.StreamWriter] = []
         try:
             await subject.first_200(wire.request(port, prompt_bytes=100, capped=True, stream=wire.Stream(1, 0.001)))
@@ -120,9 +137,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.unread", description=__doc__)
     parser.add_argument("--streams", type=int, default=200)
     parser.add_argument("--event", type=int, default=300, help="bytes of an event")
+    parser.add_argument("--tls", action="store_true", help="an upstream that speaks TLS")
     given = parser.parse_args()
     try:
-        asyncio.run(measure(streams=given.streams, event_bytes=given.event))
+        asyncio.run(measure(streams=given.streams, event_bytes=given.event, tls=given.tls))
     except (Failed, TimeoutError) as error:
         sys.exit(f"bench: {error!r}")
 

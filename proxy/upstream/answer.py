@@ -10,7 +10,7 @@ from typing import Protocol
 from proxy.upstream.contract import Take, TakeChunk
 from proxy.upstream.failure import broken, cut
 
-# What waits for a reader that is slower than the upstream; one read of its connection may come on top: 256 KiB over TLS, else less.
+# What waits for a reader that is slower than the upstream; one read of its connection may come on top.
 HIGH_WATER_BYTES = 32 << 10
 
 

@@ -10,6 +10,10 @@ from contextlib import suppress
 # What waits in the system for a stream whose reader is slow. Left alone it grows to 6 MiB and more. As much as this may be on its way at
 # once, so an upstream 100 ms away still brings 2 MB a second; the system doubles it for its own bookkeeping.
 RECEIVE_BYTES = 208 << 10
+# The most that one read brings, and so what a stream brings before its reader is known to be slow; left alone, a loop reads 256 KiB.
+READ_BYTES = 32 << 10
+# What all sockets are read into, one after the other: between having it and its bytes being copied the loop does nothing else.
+READING = memoryview(bytearray(READ_BYTES))
 # Linux's count for each socket: `tcpi_bytes_received` of struct tcp_info, whose members keep their places.
 _TCP_INFO = socket.TCP_INFO if sys.platform == "linux" else None
 _RECEIVED = slice(128, 136)

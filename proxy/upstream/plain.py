@@ -3,11 +3,7 @@
 import asyncio
 
 from proxy.upstream.connection import Connection
-
-# The most that one read brings, and so what a stream brings before its reader is known to be slow; left alone, a loop reads 256 KiB.
-READ_BYTES = 32 << 10
-# What every connection reads into, one after the other: between having it and its bytes being copied the loop does nothing else.
-_READING = memoryview(bytearray(READ_BYTES))
+from proxy.upstream.kernel import READING
 
 
 class PlainConnection(Connection, asyncio.BufferedProtocol):
@@ -20,7 +16,7 @@ class PlainConnection(Connection, asyncio.BufferedProtocol):
     plain = True
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return _READING
+        return READING
 
     def buffer_updated(self, nbytes: int) -> None:
-        self.data_received(_READING[:nbytes].tobytes())
+        self.data_received(READING[:nbytes].tobytes())

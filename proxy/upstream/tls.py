@@ -7,7 +7,9 @@ that layer still holds for a reader that is paused, and the tail of an answer th
 import asyncio
 import socket
 import ssl
-from typing import Any
+from typing import Any, cast
+
+from proxy.upstream.kernel import READING
 
 
 class TlsTransport(asyncio.Transport):
@@ -62,6 +64,35 @@ class TlsTransport(asyncio.Transport):
         return self._inner.get_extra_info(name, default)
 
 
+class _Sips(asyncio.BufferedProtocol):
+    """Hands on to TLS what a socket brings, READ_BYTES at a time. A loop lets each TLS connection read 256 KiB, into memory of its own."""
+
+    __slots__ = ("_tls",)
+
+    def __init__(self, tls: asyncio.BufferedProtocol) -> None:
+        self._tls = tls
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return READING
+
+    def buffer_updated(self, nbytes: int) -> None:
+        room: Any = self._tls.get_buffer(nbytes)
+        room[:nbytes] = READING[:nbytes]
+        self._tls.buffer_updated(nbytes)
+
+    def eof_received(self) -> bool | None:
+        return self._tls.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._tls.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._tls.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._tls.resume_writing()
+
+
 async def secure(sock: socket.socket, protocol: asyncio.BaseProtocol, context: ssl.SSLContext, name: str) -> None:
     """Shake hands, and connect the protocol. name: what the certificate must be for.
 
@@ -76,4 +107,7 @@ async def secure(sock: socket.socket, protocol: asyncio.BaseProtocol, context: s
         raw.abort()
         raise
     assert inner is not None
+    raw.pause_reading()  # a loop chooses how to read when it begins to
+    raw.set_protocol(_Sips(cast(asyncio.BufferedProtocol, raw.get_protocol())))
+    raw.resume_reading()
     protocol.connection_made(TlsTransport(inner, raw))

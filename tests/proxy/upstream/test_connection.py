@@ -12,7 +12,7 @@ import pytest
 from proxy.errors import UpstreamError
 from proxy.upstream.answer import HIGH_WATER_BYTES
 from proxy.upstream.connection import PIECE_BYTES
-from proxy.upstream.plain import READ_BYTES
+from proxy.upstream.kernel import READ_BYTES
 from tests.fakes import Abort, Close, FakeUpstream, Send, Step, UntilClosed, Wait, json_answer, sse_answer
 from tests.proxy.upstream.calls import ask, body_of, client_of, fetch, soon, turns
 from tests.proxy.upstream.malformed import BAD, CHUNKED, OK

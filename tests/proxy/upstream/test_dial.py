@@ -13,6 +13,7 @@ import pytest
 
 from proxy.errors import UpstreamError
 from proxy.upstream.client import HttpUpstream
+from proxy.upstream.kernel import READ_BYTES
 from proxy.upstream.resolve import Address
 from tests.proxy.upstream.authority import Authority
 from tests.proxy.upstream.calls import HANG_S, ask, client_of, fetch, soon, turns
@@ -172,6 +173,7 @@ async def _read(client: HttpUpstream, *, slowly: bool) -> bytes:
     answer, body = await soon(ask().of(client)), bytearray()
 
     def take(piece: bytes) -> bool:
+        assert len(piece) <= 3 * READ_BYTES, "of one read, but for what came before anybody took it"
         body.extend(piece)
         if slowly:
             answer.hold()
