@@ -231,7 +231,11 @@ class StreamMeter(Reading):
             return self._frame
         delta = choices[0]["delta"]
         content = delta.get("content")
-        if type(content) is not str or any(value for key, value in delta.items() if key != "content" and key in OUTPUT_KEYS):
+        if (
+            type(content) is not str
+            or not content
+            or any(value for key, value in delta.items() if key != "content" and key in OUTPUT_KEYS)
+        ):
             return self._frame
         start = event.find(_CONTENT) + len(_CONTENT)
         end = event.find(b'"', start)
