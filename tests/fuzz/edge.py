@@ -38,7 +38,7 @@ from proxy.tokens import Count
 from proxy.trip import Trip
 from proxy.upstream.heads import Heads
 from proxy.wire.failure import public_body
-from proxy.wire.surfaces import SOCKETS
+from proxy.wire.surfaces import ROOT, SOCKETS, SURFACES
 from tests.clock import FakeClock
 from tests.faults.guard import APP_KEY
 from tests.faults.malformed import OPENING, REQUESTS, SOUND, request
@@ -66,6 +66,10 @@ _HEAD = re.compile(rb"HTTP/1\.1 (\d{3}) [A-Za-z' -]*\r\n((?:[a-z-]+: [^\r\n]*\r\
 _LENGTH = re.compile(rb"(?:^|\r\n)content-length: (\d+)\r\n")
 _CAPS = {"max_tokens", "max_completion_tokens", "max_output_tokens"}
 _EDITED = {*_CAPS, "stream_options", "max_tool_calls"}
+
+
+# A server that streams what nobody can ask it to stream is broken, and told of as such.
+_NEVER_STREAM = frozenset(surface.path for surface in SURFACES if surface.metered and not surface.has_output)
 
 
 class _Answer:
@@ -130,7 +134,8 @@ class _Recorder:
     def _answer(self, ask: Any, sent: bytes) -> _Answer:
         if ask.method == "HEAD":
             return _Answer("application/json", b"")
-        return _Answer("text/event-stream", _STREAM) if b'"stream":true' in sent else _Answer("application/json", _ANSWER)
+        streams = b'"stream":true' in sent and ROOT + ask.target.partition("?")[0] not in _NEVER_STREAM
+        return _Answer("text/event-stream", _STREAM) if streams else _Answer("application/json", _ANSWER)
 
 
 class _Counter:
