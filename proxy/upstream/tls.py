@@ -56,6 +56,7 @@ class TlsTransport(asyncio.Transport):
 
     def close(self) -> None:
         self._inner.close()
+        self._raw.resume_reading()  # or the peer's goodbye, which it waits for, would not be read
 
     def abort(self) -> None:
         self._inner.abort()
@@ -97,17 +98,27 @@ async def secure(sock: socket.socket, protocol: asyncio.BaseProtocol, context: s
     """Shake hands, and connect the protocol. name: what the certificate must be for.
 
     Errors: OSError, ssl.SSLError among them. The socket is the loop's from here on, and closed when this fails or is cancelled; the
-    protocol may hear that a connection was lost that it never had.
+    protocol then hears of nothing. What a server says before it is asked is dropped.
     """
     loop = asyncio.get_running_loop()
     raw, _ = await loop.create_connection(asyncio.Protocol, sock=sock)
     try:
-        inner = await loop.start_tls(raw, protocol, context, server_hostname=name)
+        _refuse_closed(raw)  # or uvloop would take a socket that ended before the handshake for one that is through it
+        # A loop may say something to the protocol before it says that there is a connection: so that is another's at first.
+        inner = await loop.start_tls(raw, asyncio.Protocol(), context, server_hostname=name)
+        assert inner is not None
+        _refuse_closed(raw)
+        _refuse_closed(inner)
     except BaseException:
         raw.abort()
         raise
-    assert inner is not None
+    inner.set_protocol(protocol)
     raw.pause_reading()  # a loop chooses how to read when it begins to
     raw.set_protocol(_Sips(cast(asyncio.BufferedProtocol, raw.get_protocol())))
     raw.resume_reading()
     protocol.connection_made(TlsTransport(inner, raw))
+
+
+def _refuse_closed(transport: asyncio.Transport) -> None:
+    if transport.is_closing():
+        raise ConnectionResetError("the peer ended the connection")

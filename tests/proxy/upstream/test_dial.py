@@ -13,6 +13,7 @@ import pytest
 
 from proxy.errors import UpstreamError
 from proxy.upstream.client import HttpUpstream
+from proxy.upstream.contract import Heir
 from proxy.upstream.kernel import READ_BYTES
 from proxy.upstream.resolve import Address
 from tests.proxy.upstream.authority import Authority
@@ -185,6 +186,39 @@ async def _read(client: HttpUpstream, *, slowly: bool) -> bytes:
     finally:
         answer.close()
     return bytes(body)
+
+
+class Leaving(asyncio.Protocol):
+    """Takes a connection, and ends it at once."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport.close()
+
+
+async def test_a_peer_that_ends_before_the_handshake_is_unreachable_and_leaves_nothing_to_the_loop(tmp_path: Path) -> None:
+    loop, told = asyncio.get_running_loop(), list[object]()
+    loop.set_exception_handler(lambda _, context: told.append(context))
+    server = await loop.create_server(Leaving, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with client_of(f"https://127.0.0.1:{port}", tls=Authority(tmp_path).trusting()) as client:
+        for _ in range(20):
+            with pytest.raises(UpstreamError) as caught:
+                await fetch(client)
+            assert (caught.value.code, caught.value.sent) == ("upstream_unreachable", False)
+            with pytest.raises(UpstreamError) as caught:
+                await client.link(ask().ask, (), Stranger, connect_timeout_s=HANG_S)
+            assert caught.value.code == "upstream_unreachable"
+    server.close()
+    assert told == []
+
+
+class Stranger(Heir, asyncio.Protocol):
+    """Another protocol, which must not hear of a connection that it never had."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        raise AssertionError
+
+    def abandon(self) -> None: ...
 
 
 REFUSED = {
