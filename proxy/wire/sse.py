@@ -111,8 +111,10 @@ def _behind_blank(data: bytes | bytearray, start: int) -> int:
     """Where what follows the first blank line behind `start` begins, 0 = there is none. Lines end with LF alone."""
     end = data.find(b"\n", start) + 1
     for _ in range(_FEW_LINES):
-        if not end or data.startswith(b"\n", end):
-            return end and end + 1
+        if not end:
+            return 0
+        if data.startswith(b"\n", end):
+            return end + 1
         end = data.find(b"\n", end) + 1
     found = data.find(b"\n\n", end - 1) if end else -1
     return found + 2 if found >= 0 else 0

@@ -212,6 +212,32 @@ async def test_a_peer_that_ends_before_the_handshake_is_unreachable_and_leaves_n
     assert told == []
 
 
+async def test_a_connection_that_is_paused_is_closed_as_soon_as_one_that_is_read(tmp_path: Path) -> None:
+    """A loop's TLS waits half a minute for the peer's goodbye, which nobody reads while the socket is paused."""
+    authority = Authority(tmp_path)
+    async with serving(authority.serving("DNS:model.test")) as (port, _):
+        async with client_of(f"https://model.test:{port}/v1", tls=authority.trusting(), lookup=loopback) as client:
+            paused = await client.link(ask().ask, (), Paused, connect_timeout_s=HANG_S)
+            paused.transport.close()
+            await soon(paused.gone.wait())
+
+
+class Paused(Heir, Answering):
+    """Another protocol, which reads nothing."""
+
+    def __init__(self) -> None:
+        super().__init__([])
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.transport.pause_reading()
+
+    def write(self, data: bytes) -> None:
+        self.transport.write(data)
+
+    def abandon(self) -> None: ...
+
+
 class Stranger(Heir, asyncio.Protocol):
     """Another protocol, which must not hear of a connection that it never had."""
 
