@@ -57,11 +57,12 @@ async def _burst(rig: Rig, *, env: dict[str, str] | None = None, within: tuple[s
             proxy.guard.forget_peak()
             running: list[Line] = []
             try:
-                for number in range(streams):
+                for _ in range(streams):
                     upstream.queue([head, first, Wait(go), *rest])
                     running.append(Line(*await asyncio.open_connection("127.0.0.1", proxy.port)))
                     await running[-1].send(post(PATH, orjson.dumps({**CHAT, "stream": True})))
-                    await upstream.arrived(number + 1)
+                    await running[-1].more()
+                    assert running[-1].got.startswith(b"HTTP/1.1 200 OK"), f"it did not begin: {running[-1].got[:500]!r}"
                 told_of = Counter(_judged(reply) for reply in await _at_once(proxy, [large] * calls))
                 peak = proxy.guard.unshared_peak()
                 assert (await proxy.admin("/readyz"))[0] == 200
